@@ -1,0 +1,454 @@
+"""Every option of kbert: documented dataclass fields that make the command line and YAML.
+
+Nothing here imports TensorFlow, so `python train.py --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from kbert.errors import InputError
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and constants of a BERT encoder, in Keras' names.
+
+    HuggingFace's `config.json` is translated into this by `kbert.huggingface`.
+    """
+
+    vocabulary_size: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    max_sequence_length: int = 512
+    num_segments: int = 2
+    activation: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        sizes = ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
+        for name in (*sizes, "max_sequence_length", "num_segments"):
+            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _check(
+            self.hidden_dim % self.num_heads == 0,
+            "hidden_dim",
+            f"a multiple of num_heads ({self.num_heads})",
+            self.hidden_dim,
+        )
+        for name in ("dropout", "attention_dropout"):
+            _check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+
+
+@dataclass
+class DataOptions:
+    """Which files, which columns, how they are split."""
+
+    train: str | None = None
+    """Training file: .csv, .tsv, .jsonl or .parquet (raw text, one text a line, as .txt)."""
+    validation: str | None = None
+    """Validation file; without it a stratified fraction of the training file."""
+    test: str | None = None
+    """Test file; without it a stratified fraction of the training file."""
+    validation_fraction: float = 0.1
+    """Share of the training rows held out for validation when no file is given; 0 for none."""
+    test_fraction: float = 0.1
+    """Share of the training rows held out for the test when no file is given; 0 for none."""
+    text_column: str | list[str] = "text"
+    """Column of the text, or a list of columns: the first is text_a, the second text_b of a
+    pair; further ones are joined to text_b by a space."""
+    label_column: str = "label"
+    """Column of the label."""
+    encoding: str = "utf-8"
+    """Encoding of CSV, TSV, JSONL and TXT files, such as gb18030; a byte-order mark is dropped."""
+    max_length: int = 128
+    """Longest input in word pieces, [CLS] and [SEP] included; longer texts are truncated."""
+    cache_dir: str | None = None
+    """Folder of tokenised data; by default kbert/ in the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "test_fraction"):
+            _check(0 <= getattr(self, name) < 1, f"data.{name}", "in [0, 1)", getattr(self, name))
+        _check(
+            self.validation_fraction + self.test_fraction < 1,
+            "data.validation_fraction + data.test_fraction",
+            "under 1",
+            self.validation_fraction + self.test_fraction,
+        )
+        _check(self.max_length >= 4, "data.max_length", "at least 4", self.max_length)
+        columns = self.text_columns
+        _check(len(columns) > 0 and all(columns), "data.text_column", "a column name", columns)
+        repeated = len(set(columns)) < len(columns)
+        _check(not repeated, "data.text_column", "different columns", columns)
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The text columns as a list, also when a single one was given."""
+        return [self.text_column] if isinstance(self.text_column, str) else list(self.text_column)
+
+
+@dataclass
+class ModelOptions:
+    """Which pretrained BERT, or the sizes of a new one."""
+
+    checkpoint: str | None = None
+    """Folder in HuggingFace layout, or the id of a model on the HuggingFace hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub checkpoint."""
+    vocab: str | None = None
+    """vocab.txt for a model from scratch (instead of a checkpoint)."""
+    lowercase: bool = True
+    """From scratch: whether the tokeniser lower-cases and strips accents."""
+    hidden_dim: int = 128
+    """From scratch: width of the model."""
+    num_layers: int = 2
+    """From scratch: number of Transformer blocks."""
+    num_heads: int = 2
+    """From scratch: attention heads a block."""
+    intermediate_dim: int = 512
+    """From scratch: width of the feed-forward layer."""
+    dropout: float | None = None
+    """Dropout of hidden states and attention; by default what the checkpoint says."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and self.vocab:
+            raise InputError(
+                "model.checkpoint and model.vocab exclude each other: a checkpoint brings its "
+                "vocabulary, a model from scratch has only model.vocab."
+            )
+        for name in ("hidden_dim", "num_layers", "num_heads", "intermediate_dim"):
+            _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        _check(
+            self.hidden_dim % self.num_heads == 0,
+            "model.hidden_dim",
+            f"a multiple of model.num_heads ({self.num_heads})",
+            self.hidden_dim,
+        )
+        if self.dropout is not None:
+            _check(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+
+
+@dataclass
+class TrainOptions:
+    """How the weights are fitted."""
+
+    epochs: int = 3
+    """Passes over the training rows."""
+    batch_size: int = 32
+    """Rows a step."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW, reached after the warm-up, then falling to zero linearly."""
+    warmup: float = 0.1
+    """Share of all steps over which the learning rate rises from zero."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; none on biases and LayerNorm."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradients; 0 for no clipping."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the computations in training; variables, evaluation and export stay in float32."""
+    xla: bool = False
+    """Compile the training step by XLA."""
+    best_metric: str | None = None
+    """Keep the weights of the epoch that is best by this validation metric, such as loss or
+    accuracy; by default the weights of the last epoch."""
+    patience: int = 0
+    """Stop after so many epochs without a better best_metric (by default loss); 0: never."""
+    checkpoint_steps: int = 500
+    """Write a checkpoint every so many steps, besides the one at the end of each epoch."""
+    seed: int = 0
+    """Seed of new weights, dropout, masks and the order of rows."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "checkpoint_steps"):
+            _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
+        _check(0 < self.learning_rate < 1, "train.learning_rate", "in (0, 1)", self.learning_rate)
+        _check(0 <= self.warmup <= 1, "train.warmup", "in [0, 1]", self.warmup)
+        for name in ("weight_decay", "clip_norm", "patience"):
+            _check(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+        _check(0 <= self.seed < 2**31, "train.seed", "in [0, 2147483647]", self.seed)
+
+
+@dataclass
+class SearchOptions:
+    """keras-tuner's search for hyper-parameters, before the training."""
+
+    tuner: Literal["none", "grid", "random", "bayesian"] = "none"
+    """Which search; none trains once with the options as they are."""
+    trials: int = 10
+    """Number of trials at most."""
+    epochs: int | None = None
+    """Epochs of a trial; by default train.epochs."""
+    fraction: float = 1.0
+    """Share of the training rows that a trial sees."""
+    learning_rate: list[float] = field(default_factory=lambda: [5e-5, 3e-5, 2e-5])
+    """Learning rates to try."""
+    batch_size: list[int] = field(default_factory=lambda: [16, 32])
+    """Batch sizes to try."""
+
+    def __post_init__(self) -> None:
+        _check(self.trials >= 1, "search.trials", "at least 1", self.trials)
+        _check(self.epochs is None or self.epochs >= 1, "search.epochs", "at least 1", self.epochs)
+        _check(0 < self.fraction <= 1, "search.fraction", "in (0, 1]", self.fraction)
+        for name in ("learning_rate", "batch_size"):
+            values = getattr(self, name)
+            valid = len(values) > 0 and all(value > 0 for value in values)
+            _check(valid, f"search.{name}", "a list of positive numbers", values)
+
+
+@dataclass
+class MonitorOptions:
+    """What TensorBoard gets."""
+
+    tensorboard: bool = True
+    """Write OUTPUT/tensorboard."""
+    every_steps: int = 10
+    """Steps between two points of the training curves."""
+
+    def __post_init__(self) -> None:
+        _check(self.every_steps >= 1, "monitor.every_steps", "at least 1", self.every_steps)
+
+
+@dataclass
+class ExportOptions:
+    """The SavedModel for TF Serving."""
+
+    enabled: bool = True
+    """Write OUTPUT/export/NAME/VERSION."""
+    name: str | None = None
+    """Name of the served model; by default the name of the output folder."""
+    version: int = 1
+    """Version number of the served model."""
+
+    def __post_init__(self) -> None:
+        _check(1 <= self.version < 2**63, "export.version", "a positive number", self.version)
+        if self.name is not None:
+            plain = self.name.strip() == self.name and not set(self.name) & set("/\\:%?#")
+            valid = bool(self.name) and plain and self.name not in (".", "..")
+            _check(valid, "export.name", "a plain name, without / \\ : % ? #", self.name)
+
+
+@dataclass
+class ClassificationOptions:
+    """Texts, or pairs of texts, into classes."""
+
+    name: Literal["classification"] = "classification"
+    """The task."""
+    label_smoothing: float = 0.0
+    """Share of the target's probability spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: weigh each class by the inverse of its frequency."""
+
+    def __post_init__(self) -> None:
+        valid = 0 <= self.label_smoothing < 1
+        _check(valid, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
+
+
+@dataclass
+class MaskedLMOptions:
+    """Continued pre-training on raw text by masked words."""
+
+    name: Literal["masked_lm"] = "masked_lm"
+    """The task."""
+    mask_rate: float = 0.15
+    """Share of the word pieces to predict."""
+    top_k: int = 5
+    """Answers that the exported model gives for each [MASK]."""
+
+    def __post_init__(self) -> None:
+        _check(0 < self.mask_rate < 1, "task.mask_rate", "in (0, 1)", self.mask_rate)
+        _check(self.top_k >= 1, "task.top_k", "at least 1", self.top_k)
+
+
+TASK_OPTIONS: dict[str, type] = {
+    "classification": ClassificationOptions,
+    "masked_lm": MaskedLMOptions,
+}
+
+
+@dataclass
+class Config:
+    """Everything that a run depends on."""
+
+    task: Any
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    monitor: MonitorOptions = field(default_factory=MonitorOptions)
+    export: ExportOptions = field(default_factory=ExportOptions)
+    output: str | None = None
+    """Folder of the run."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: go on with what the folder holds; never: only ever start in a new folder."""
+    smoke: bool = False
+    """Run the same code at toy size: 64 rows of each split, one epoch, short texts."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    @property
+    def export_name(self) -> str:
+        """Name of the served model."""
+        return self.export.name or Path(self.output or "model").resolve().name
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """The command line, with the YAML files it names, as a checked `Config`.
+
+    Args:
+        arguments: Words of the command line, by default those of the process.
+
+    Raises:
+        InputError: an unknown option, a value out of range, an unreadable YAML file.
+        SystemExit: after --help and --print_config.
+    """
+    import jsonargparse
+
+    words = _spell_out(sys.argv[1:] if arguments is None else list(arguments))
+    parser = _parser(_task_name(words))
+    try:
+        values = parser.parse_args(words)
+        groups = parser.instantiate(values).as_dict()
+    except jsonargparse.ArgumentError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise InputError(f"{_one_line(error)} (--help lists the options)") from None
+    groups.pop("config")
+    config = Config(**groups)
+    _require(config)
+    return config
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The options as plain nested dictionaries, as YAML and JSON hold them."""
+    return dataclasses.asdict(config)
+
+
+def as_yaml(config: Config) -> str:
+    """The resolved options as a YAML file that --config reads."""
+    import yaml
+
+    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Options that differ between two `as_dict`, as "train.epochs: 3 -> 4"."""
+    lines = []
+    for name in sorted(set(old) | set(new)):
+        left, right = old.get(name), new.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            lines += differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            lines.append(f"{prefix}{name}: {json.dumps(left)} -> {json.dumps(right)}")
+    return lines
+
+
+def at_toy_size(config: Config) -> Config:
+    """The options of a --smoke run: everything happens, nothing takes long."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, max_length=min(config.data.max_length, 32)),
+        train=dataclasses.replace(
+            config.train, epochs=1, batch_size=min(config.train.batch_size, 8)
+        ),
+        search=dataclasses.replace(
+            config.search, trials=min(config.search.trials, 2), epochs=1, batch_size=[8]
+        ),
+    )
+
+
+def _parser(task_name: str):
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(
+        docstring_parse_attribute_docstrings=True, docstring_parse_style=_docstring_style()
+    )
+    parser = jsonargparse.ArgumentParser(
+        prog="train.py",
+        exit_on_error=False,
+        usage="train.py [--config FILE] [--GROUP.OPTION VALUE ...] --output FOLDER",
+        description="Fine-tune a pretrained BERT on a file of texts; measure, watch and export it.",
+        epilog="Example: python train.py --config recipes/news.yaml --data.train articles.csv "
+        "--model.checkpoint DIR_OR_HUB_ID --output runs/news",
+    )
+    parser.add_argument("--config", action="config", help="A YAML file of options.")
+    options = TASK_OPTIONS[task_name]
+    parser.add_class_arguments(options, "task")
+    kinds = {item.name: item.default_factory for item in fields(Config)}
+    groups = {name: kind for name, kind in kinds.items() if isinstance(kind, type)}
+    for name, kind in groups.items():
+        parser.add_class_arguments(kind, name)
+    parser.add_class_arguments(Config, skip={"task", *groups})
+    return parser
+
+
+def _docstring_style():
+    from docstring_parser import DocstringStyle
+
+    return DocstringStyle.GOOGLE
+
+
+def _spell_out(words: list[str]) -> list[str]:
+    """--task NAME is short for --task.name NAME, --smoke and --debug for setting them to true."""
+    short = {"--task": "--task.name", "--smoke": "--smoke=true", "--debug": "--debug=true"}
+    words = [short.get(word, word) for word in words]
+    return [word.replace("--task=", "--task.name=", 1) for word in words]
+
+
+def _task_name(words: list[str]) -> str:
+    """Which task the words, or the YAML files they name, choose: its options are parsed."""
+    name = "classification"
+    pairs = list(zip(words, [*words[1:], ""], strict=True))
+    for word, following in pairs:
+        option, _, value = word.partition("=")
+        value = value or following
+        if option == "--config":
+            name = _task_name_in_file(value) or name
+        elif option == "--task.name":
+            name = value
+    if name not in TASK_OPTIONS:
+        raise InputError(
+            f"task.name: there is no task {name!r}; there are {', '.join(TASK_OPTIONS)}."
+        )
+    return name
+
+
+def _task_name_in_file(path: str) -> str | None:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}.") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path}: not a YAML file: {_one_line(error)}") from None
+    task = content.get("task") if isinstance(content, dict) else None
+    return task.get("name") if isinstance(task, dict) else None
+
+
+def _require(config: Config) -> None:
+    for option, value in (("--data.train", config.data.train), ("--output", config.output)):
+        if not value:
+            raise InputError(f"{option} is missing (--help lists the options).")
+    if not (config.model.checkpoint or config.model.vocab):
+        raise InputError(
+            "--model.checkpoint is missing: a folder in HuggingFace layout or a hub id; or "
+            "--model.vocab vocab.txt for a model from scratch."
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check(valid: bool, option: str, wanted: str, received: Any) -> None:
+    if not valid:
+        raise InputError(f"{option} must be {wanted}, received {received!r}.")

@@ -1,0 +1,737 @@
+"""Files of texts as columns, splits and a label vocabulary.
+
+A file is read as a stream of record batches; what stays in memory is a few numbers a row: its
+number, its label and a hash of its texts. How each kind of file is read:
+
+* .csv: fields may be wrapped in double quotes, and then hold commas and new lines.
+* .tsv: likewise when the quotes of the whole file are balanced so; otherwise (GLUE's files hold
+  bare quotes) one row a line, quotes being ordinary characters.
+* .jsonl, .ndjson: one object a line; its columns are the keys of the first one.
+* .parquet: string columns.
+* .txt: one text a line, for tasks without labels.
+
+Every value stays as it is written ("007", "NA", "1.0"). JSON and Parquet labels may also be
+integers and booleans, which read as JSON writes them: 1, true. Blank lines are no rows.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from kbert.config import DataOptions
+from kbert.errors import InputError
+
+EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
+BATCH_ROWS = 4096
+LARGEST_ROW = 1 << 23  # bytes; pyarrow wants a row of a CSV file within one block
+CHUNK = 1 << 20  # bytes
+END_OF_FILE = "\x1ekbert: end of file\x1e"  # a last row that an unclosed quote would swallow
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, seen through some of its columns."""
+
+    path: Path
+    text_columns: tuple[str, ...]
+    label_column: str | None
+    encoding: str = "utf-8"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns, then the label column."""
+        return self.text_columns + ((self.label_column,) if self.label_column is not None else ())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file's bytes and of all that its reading depends on."""
+        key = [self.path.suffix.lower(), self.text_columns, self.label_column, self.encoding]
+        digest = hashlib.sha256(json.dumps(key).encode())
+        with self.path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows in file order, as string columns without nulls, up to `BATCH_ROWS` at a time.
+
+        Raises:
+            InputError: the file cannot be read as what its name says.
+        """
+        for columns in _READERS[self.path.suffix.lower()](self):
+            columns = [column.fill_null("") for column in columns]
+            batch = pa.RecordBatch.from_arrays(columns, names=list(self.columns))
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(start, BATCH_ROWS)
+
+    @cached_property
+    def _is_quoted(self) -> bool:
+        """Whether double quotes wrap fields of this CSV or TSV file."""
+        return self.path.suffix.lower() == ".csv" or _has_balanced_quotes(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of a file."""
+
+    source: Source
+    rows: np.ndarray
+    """int64 (rows,): numbers of the rows in the file, from 0, ascending."""
+    labels: np.ndarray | None
+    """int32 (rows,): index of each row's label in `DataSet.labels`; None without labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """The splits of a run, and what is known of them before any model is built."""
+
+    splits: dict[str, Split]
+    """train, validation and test: those that there are."""
+    labels: tuple[str, ...]
+    """Sorted names of the training labels; () when the task has none."""
+    duplicates: dict[str, int]
+    """Exact duplicates, all text columns being equal. "train": rows that repeat an earlier row
+    of that split; "train/test": rows of the second split whose texts stand in the first."""
+
+
+def read_dataset(options: DataOptions, *, labelled: bool, seed: int) -> DataSet:
+    """Read and check the files of a run once, and split their rows.
+
+    A split without a file is drawn from the training file, stratified by label, unless its
+    fraction is 0. A test file may lack the label column.
+
+    Args:
+        options: Which files and columns.
+        labelled: Whether the task needs labels.
+        seed: Seed of the rows drawn; the same seed draws the same rows.
+
+    Raises:
+        InputError: a file that cannot be read, or data that cannot be trained on.
+    """
+    if options.train is None:
+        raise InputError("--data.train is missing: name the training file.")
+    train = _scan(_open_source(options.train, "train", options, labelled))
+    scans = {"train": train}
+    rows: dict[str, np.ndarray] = {}
+    fractions = {}
+    for name in ("validation", "test"):
+        file, fraction = getattr(options, name), getattr(options, f"{name}_fraction")
+        if file is not None:
+            scans[name] = _scan(_open_source(file, name, options, labelled))
+            rows[name] = np.arange(len(scans[name].hashes))
+        elif fraction > 0:
+            fractions[name] = fraction
+    if labelled and len(train.names) < 2:
+        raise InputError(
+            f"{train.source.path}: every row has the label {next(iter(train.names))!r} (column "
+            f"{options.label_column!r}); training needs two labels or more."
+        )
+    rows |= _draw(train, fractions, seed)
+    names = [name for name in ("train", "validation", "test") if name in rows]
+    labels = tuple(sorted(train.names))
+    splits, hashes = {}, {}
+    for name in names:
+        scan = scans.get(name, train)
+        indices = _label_indices(scan, labels, train.source.path)
+        splits[name] = Split(
+            scan.source, rows[name], None if indices is None else indices[rows[name]]
+        )
+        hashes[name] = scan.hashes[rows[name]]
+    return DataSet(splits, labels, _count_duplicates(hashes))
+
+
+# Opening: does the file exist, and has it the columns?
+
+
+def _open_source(file: str, role: str, options: DataOptions, labelled: bool) -> Source:
+    path, texts = Path(file), tuple(options.text_columns)
+    label = options.label_column if labelled else None
+    if label in texts:
+        raise InputError(
+            f"--data.label_column: {label!r} is a text column too; the label must be another one."
+        )
+    _require_file(path, role)
+    _require_codec(options.encoding)
+    if path.suffix.lower() == ".txt":
+        _require_plain_texts(path, texts, label)
+        return Source(path, texts, None, options.encoding)
+    there = _column_names(Source(path, texts, label, options.encoding))
+    if role == "test" and label not in there:
+        label = None
+    source = Source(path, texts, label, options.encoding)
+    for name in source.columns:
+        option = "--data.label_column" if name == label else "--data.text_column"
+        if name not in there:
+            listed = ", ".join(map(repr, there))
+            raise InputError(f"{path}: no column {name!r}; name one of {listed} by {option}.")
+        if there.count(name) > 1:
+            raise InputError(f"{path}: {there.count(name)} columns are named {name!r}; rename one.")
+    return source
+
+
+def _require_file(path: Path, role: str) -> None:
+    known = ", ".join(EXTENSIONS)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file; correct --data.{role}.")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; --data.{role} must name a file ({known}).")
+    if path.suffix.lower() not in EXTENSIONS:
+        raise InputError(f"{path}: unknown extension {path.suffix!r}; convert it to {known}.")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); correct that.") from None
+    if empty:
+        raise InputError(f"{path}: the file is empty; give a file with rows.")
+
+
+def _require_codec(encoding: str) -> None:
+    try:
+        " ".encode(encoding)
+        codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError):
+        raise InputError(
+            f"--data.encoding: unknown encoding {encoding!r}; use a name that Python knows, such "
+            "as utf-8, gb18030, utf-16 or cp1252."
+        ) from None
+
+
+def _require_plain_texts(path: Path, texts: tuple[str, ...], label: str | None) -> None:
+    if label is not None:
+        raise InputError(
+            f"{path}: a .txt file has no labels; use {', '.join(EXTENSIONS[:-1])} with a column "
+            f"{label!r}."
+        )
+    if len(texts) > 1:
+        raise InputError(
+            f"{path}: a .txt file has one text a row, not {len(texts)}; name one column by "
+            "--data.text_column."
+        )
+
+
+def _column_names(source: Source) -> list[str]:
+    """Names of all columns of a file, in order."""
+    if source.path.suffix.lower() == ".parquet":
+        with _open_parquet(source.path) as file:
+            return file.schema_arrow.names
+    if source.path.suffix.lower() in (".csv", ".tsv"):
+        first: Iterable[str] | None = next(iter(_csv_rows(source, quoted=source._is_quoted)), None)
+    else:
+        first = next((record for _, record in _json_records(source)), None)
+    if first is None:
+        raise InputError(f"{source.path}: the file is empty; give a file with rows.")
+    return list(first)
+
+
+# Reading: bytes -> UTF-8 -> lines or fields -> string columns
+
+
+def _utf8_chunks(source: Source) -> Iterator[bytes]:
+    """The file in UTF-8, without byte-order mark; every byte is checked."""
+    decoder = codecs.getincrementaldecoder(source.encoding)()
+    position, lines, at_start = 0, 1, True
+    with source.path.open("rb") as file:
+        while True:
+            chunk = file.read(CHUNK)
+            position += len(chunk)
+            try:
+                text = decoder.decode(chunk, final=not chunk)
+            except UnicodeError as error:
+                _refuse_encoding(source, error, position, lines)
+            lines += text.count("\n")
+            if at_start and text:
+                text, at_start = text.removeprefix("\ufeff"), False
+            if text:
+                yield text.encode("utf-8")
+            if not chunk:
+                return
+
+
+def _refuse_encoding(source: Source, error: UnicodeError, position: int, lines: int) -> NoReturn:
+    """Say where the bytes are not in the encoding, and in which they may be.
+
+    Args:
+        source: The file.
+        error: What its decoder raised.
+        position: Number of bytes that the decoder was given.
+        lines: Number of the line at which the bytes of `error` begin.
+    """
+    problem = f"{source.path}: not a text in {source.encoding}"
+    if isinstance(error, UnicodeDecodeError):
+        before = error.object[: error.start].decode(source.encoding, "replace")
+        problem = (
+            f"{source.path}: line {lines + before.count(chr(10))}, byte "
+            f"{position - len(error.object) + error.start} of the file: not in {source.encoding}"
+        )
+    advice = "name the file's encoding by --data.encoding."
+    if codecs.lookup(source.encoding).name == "utf-8":
+        with source.path.open("rb") as file:
+            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if marked and _decodes(source.path, "utf-16"):
+            advice = "its first bytes are those of UTF-16: try --data.encoding utf-16."
+        elif _decodes(source.path, "gb18030"):
+            advice = "Excel writes such files in China: try --data.encoding gb18030."
+    raise InputError(f"{problem}; {advice}") from None
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    with path.open("rb") as file:
+        try:
+            while chunk := file.read(CHUNK):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeError:
+            return False
+    return True
+
+
+class _Stream(io.RawIOBase):
+    """Chunks of bytes as a file."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def _buffered(chunks: Iterable[bytes]) -> io.BufferedReader:
+    """A file whose `read` gives as many bytes as are asked for, as long as there are any."""
+    return io.BufferedReader(_Stream(chunks), CHUNK)
+
+
+def _lines(source: Source, newline: str | None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(_buffered(_utf8_chunks(source)), encoding="utf-8", newline=newline)
+
+
+def _delimiter(source: Source) -> str:
+    return "\t" if source.path.suffix.lower() == ".tsv" else ","
+
+
+def _csv_rows(source: Source, *, quoted: bool) -> Iterator[list[str]]:
+    """Rows by Python's own reader: exact but slow, for the header."""
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = _lines(source, newline="")
+    try:
+        yield from filter(None, csv.reader(lines, delimiter=_delimiter(source), quoting=quoting))
+    except csv.Error as error:
+        raise InputError(
+            f"{source.path}: the header cannot be read ({error}); correct it."
+        ) from None
+
+
+def _has_balanced_quotes(source: Source) -> bool:
+    """Whether a TSV file is written as CSV is, its double quotes wrapping fields.
+
+    That is so when every quoted field ends where a field may end. Where a quoted field spans
+    lines although each line by itself has equally many columns, the lines are the rows.
+    """
+    if not any(b'"' in chunk for chunk in _utf8_chunks(source)):
+        return False
+    tabs, rows, widths = set(), 0, set()
+
+    def lines() -> Iterator[str]:
+        for line in _lines(source, newline=""):
+            if line.strip("\r\n"):
+                tabs.add(line.count("\t"))
+                yield line
+
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        reader = csv.reader(lines(), delimiter="\t", strict=True)
+        for row in reader:
+            rows += 1
+            widths.add(len(row))
+    except csv.Error:
+        return False
+    finally:
+        csv.field_size_limit(limit)
+    line_is_row = rows == reader.line_num and len(widths) == 1
+    return line_is_row or len(tabs) > 1 or tabs == {0}
+
+
+def _read_csv(source: Source) -> Iterator[list[pa.Array]]:
+    quoted, delimiter = source._is_quoted, _delimiter(source)
+    width = len(_column_names(source))
+    last_row = f"\n{delimiter.join([END_OF_FILE] * width)}\n".encode()
+    bad_rows: list[pyarrow.csv.InvalidRow] = []
+
+    def refuse(row: pyarrow.csv.InvalidRow) -> str:
+        bad_rows.append(row)
+        return "error"
+
+    rows, complete = 0, False
+    try:
+        reader = pyarrow.csv.open_csv(
+            _buffered(itertools.chain(_utf8_chunks(source), [last_row])),
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=LARGEST_ROW),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                invalid_row_handler=refuse,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=list(source.columns),
+                column_types=dict.fromkeys(source.columns, pa.string()),
+                strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+        for batch in reader:
+            if batch.num_rows and batch.column(0)[-1].as_py() == END_OF_FILE:
+                batch, complete = batch.slice(0, batch.num_rows - 1), True
+            rows += batch.num_rows
+            yield batch.columns
+    except pa.ArrowInvalid as error:
+        _refuse_csv(source, error, bad_rows, rows)
+    if not complete:
+        _refuse_open_quote(source, f"row {rows}")
+
+
+def _refuse_csv(
+    source: Source, error: pa.ArrowInvalid, bad_rows: list[pyarrow.csv.InvalidRow], rows: int
+) -> NoReturn:
+    if not bad_rows:  # the one other error: a row that is larger than a block
+        _refuse_open_quote(source, f"a row of over {LARGEST_ROW >> 20} MiB after row {rows}")
+    row = bad_rows[0]
+    number = (row.number or 0) - 1  # the header is number 1
+    if END_OF_FILE in row.text:
+        _refuse_open_quote(source, f"row {number}")
+    raise InputError(
+        f"{source.path}: row {number} has {_count(row.actual_columns, 'column')}, the header "
+        f"{row.expected_columns}: {_shorten(row.text)}; correct it, or wrap a text that holds a "
+        "separator or new line in double quotes."
+    ) from None
+
+
+def _refuse_open_quote(source: Source, place: str) -> NoReturn:
+    raise InputError(
+        f"{source.path}: {place}: a double quote opens a field and is never closed; close it, "
+        "and write quotes within a field twice."
+    ) from None
+
+
+def _read_text(source: Source) -> Iterator[list[pa.Array]]:
+    lines = (line.rstrip("\n") for line in _lines(source, newline=None))
+    texts = filter(str.strip, lines)
+    while block := list(itertools.islice(texts, BATCH_ROWS)):
+        yield [pa.array(block, pa.string())]
+
+
+def _read_json(source: Source) -> Iterator[list[pa.Array]]:
+    records = _json_records(source)
+    rows = 0
+    while block := list(itertools.islice(records, BATCH_ROWS)):
+        yield [_json_column(source, name, block, rows) for name in source.columns]
+        rows += len(block)
+
+
+def _json_records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of each line that is not blank."""
+    for number, line in enumerate(_lines(source, newline="\n"), start=1):
+        if line.isspace():
+            continue
+        try:
+            record = json.loads(line.rstrip("\n"))
+        except (ValueError, RecursionError) as error:
+            problem = getattr(error, "msg", str(error))
+            at = f", character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+            raise InputError(
+                f"{source.path}: line {number}{at}: not JSON ({problem}); write one object a line."
+            ) from None
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{source.path}: line {number}: not a JSON object but {_shorten(line.strip())}; "
+                "write one object a line."
+            )
+        yield number, record
+
+
+def _json_column(
+    source: Source, name: str, block: list[tuple[int, dict[str, Any]]], start: int
+) -> pa.Array:
+    try:
+        return pa.array([record[name] for _, record in block], pa.string())
+    except (KeyError, pa.ArrowException, UnicodeEncodeError):
+        strings = []
+        for row, (line, record) in enumerate(block, start=start):
+            place = f"{source.path}: {_place(row, line)}"
+            if name not in record:
+                raise InputError(f"{place}: no key {name!r}; add it.") from None
+            is_label = name == source.label_column
+            strings.append(_json_string(record[name], is_label, f"{place}, column {name!r}"))
+        return pa.array(strings, pa.string())
+
+
+def _json_string(value: Any, is_label: bool, place: str) -> str | None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            problem = f"{place}: half of a surrogate pair in {_shorten(value)}"
+            raise InputError(f"{problem}; write the whole character.") from None
+        return value
+    if value is None:
+        return None
+    if is_label and isinstance(value, int):
+        return json.dumps(value)
+    wanted = "a string, integer or boolean" if is_label else "a string"
+    raise InputError(f"{place}: must be {wanted}, is {_shorten(json.dumps(value))}; correct it.")
+
+
+def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    try:
+        return pyarrow.parquet.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        _refuse_parquet(path, error)
+
+
+def _refuse_parquet(path: Path, error: Exception) -> NoReturn:
+    problem = " ".join(str(error).split())
+    raise InputError(f"{path}: not a readable Parquet file ({problem}); write it again.") from None
+
+
+def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
+    with _open_parquet(source.path) as file:
+        for name in source.columns:
+            _require_string_type(source, name, file.schema_arrow.field(name).type)
+        batches = file.iter_batches(BATCH_ROWS, columns=list(source.columns), use_threads=False)
+        try:
+            for batch in batches:
+                columns = [batch.column(name).cast(pa.string()) for name in source.columns]
+                for column in columns:
+                    column.validate(full=True)  # UTF-8
+                yield columns
+        except (pa.ArrowException, OSError) as error:
+            _refuse_parquet(source.path, error)
+
+
+def _require_string_type(source: Source, name: str, kind: pa.DataType) -> None:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_label = name == source.label_column
+    tests = [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view]
+    if is_label:
+        tests += [pa.types.is_integer, pa.types.is_boolean]
+    if not any(test(value) for test in tests):
+        wanted = "strings, integers or booleans" if is_label else "strings"
+        raise InputError(f"{source.path}: column {name!r} holds {kind}, not {wanted}; convert it.")
+
+
+_READERS = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".parquet": _read_parquet,
+    ".txt": _read_text,
+}
+
+
+# Scanning: one pass over a file, which checks every row and keeps numbers only
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    source: Source
+    hashes: np.ndarray  # uint64 (rows,), of all texts of a row
+    codes: np.ndarray | None  # int32 (rows,), indices into names
+    names: tuple[str, ...]  # labels in the order of their first row
+
+
+class _EmptyRows:
+    """Counts rows that lack something, to name the first of them."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, 0
+
+    def add(self, empty: np.ndarray, start: int) -> None:
+        if not self.count and empty.any():
+            self.first = start + int(empty.argmax())
+        self.count += int(empty.sum())
+
+    def refuse(self, source: Source, what: str, columns: Sequence[str]) -> None:
+        if self.count:
+            raise InputError(
+                f"{source.path}: {_count(self.count, 'row')} with an empty {what} "
+                f"({_quote_columns(columns)}), the first is row {self.first + 1}; fill "
+                "in or remove."
+            )
+
+
+def _scan(source: Source) -> _Scan:
+    hashes, codes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
+    names: dict[str, int] = {}
+    no_text, no_label = _EmptyRows(), _EmptyRows()
+    start = 0
+    for batch in source.batches():
+        _refuse_nul(source, batch, start)
+        columns = batch.columns[: len(source.text_columns)]
+        no_text.add(np.logical_and.reduce([_is_blank(column) for column in columns]), start)
+        hashes.append(_hash(columns))
+        if source.label_column is not None:
+            labels = batch.columns[-1]
+            no_label.add(_is_blank(labels), start)
+            encoded = labels.dictionary_encode()
+            indices = [names.setdefault(n, len(names)) for n in encoded.dictionary.to_pylist()]
+            codes.append(np.array(indices, np.int32)[encoded.indices.to_numpy()])
+        start += batch.num_rows
+    if start == 0:
+        raise InputError(f"{source.path}: the file has no rows; give a file with rows.")
+    no_text.refuse(source, "text", source.text_columns)
+    if source.label_column is None:
+        return _Scan(source, np.concatenate(hashes), None, ())
+    no_label.refuse(source, "label", [source.label_column])
+    return _Scan(source, np.concatenate(hashes), np.concatenate(codes), tuple(names))
+
+
+def _is_blank(column: pa.Array) -> np.ndarray:
+    blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
+    return blank.to_numpy(zero_copy_only=False)
+
+
+def _refuse_nul(source: Source, batch: pa.RecordBatch, start: int) -> None:
+    for name, column in zip(source.columns, batch.columns, strict=True):
+        found = pc.match_substring(column, "\0").to_numpy(zero_copy_only=False)
+        if found.any():
+            raise InputError(
+                f"{source.path}: row {start + int(found.argmax()) + 1}, column {name!r}: a NUL "
+                "byte; remove it, or name the file's encoding by --data.encoding."
+            )
+
+
+def _hash(columns: list[pa.Array]) -> np.ndarray:
+    """64 bits a row: among 5 million rows a chance of one in a million for one false duplicate."""
+    whole = pc.binary_join_element_wise(*columns, "\0") if len(columns) > 1 else columns[0]
+    digests = [
+        hashlib.blake2b(text, digest_size=8).digest()
+        for text in whole.cast(pa.binary()).to_pylist()
+    ]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+# Splitting
+
+
+def _label_indices(scan: _Scan, labels: tuple[str, ...], train_path: Path) -> np.ndarray | None:
+    """Index into the sorted training labels of each row, int32 (rows,)."""
+    if scan.codes is None:
+        return None
+    index = {name: position for position, name in enumerate(labels)}
+    table = np.array([index.get(name, -1) for name in scan.names], np.int32)
+    indices = table[scan.codes]
+    unknown = indices < 0
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise InputError(
+            f"{scan.source.path}: row {row + 1}, column {scan.source.label_column!r}: the label "
+            f"{_shorten(scan.names[scan.codes[row]])} is not in {train_path} "
+            f"({_count(int(unknown.sum()), 'row')} with such labels); correct them, or add "
+            "training rows."
+        )
+    return indices
+
+
+def _draw(train: _Scan, fractions: dict[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Stratified rows of the training file for each fraction, and "train": all the others.
+
+    Every class keeps a row in train.
+    """
+    total = len(train.hashes)
+    codes = np.zeros(total, np.int32) if train.codes is None else train.codes
+    counts = np.bincount(codes)
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(total)
+    by_class = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    rank = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)  # within its class
+    taken = np.zeros_like(counts)
+    parts = {}
+    for name, fraction in fractions.items():
+        size = max(1, round(total * fraction))
+        sizes = _shares(counts, size, counts - 1 - taken, generator)
+        if sizes.sum() == 0:
+            raise InputError(
+                f"{train.source.path}: {_count(total, 'row')}, too few to hold out "
+                f"{fraction:g} of them: each label must keep a row for training; add rows, "
+                f"set --data.{name}_fraction 0, or give --data.{name}."
+            )
+        drawn = (rank >= np.repeat(taken, counts)) & (rank < np.repeat(taken + sizes, counts))
+        parts[name] = np.sort(by_class[drawn])
+        taken += sizes
+    parts["train"] = np.sort(by_class[rank >= np.repeat(taken, counts)])
+    return parts
+
+
+def _shares(
+    counts: np.ndarray, size: int, capacity: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """How many of `size` rows each class gives: in proportion, by largest remainder.
+
+    Equal remainders are served in random order, and no class gives more than its capacity.
+    """
+    quotas = size * counts / counts.sum()
+    shares = np.minimum(np.floor(quotas).astype(np.int64), capacity)
+    ties = generator.random(len(counts))
+    while (missing := min(size, capacity.sum()) - shares.sum()) > 0:
+        remainders = np.where(shares < capacity, np.round(quotas - shares, 9), -np.inf)
+        order = np.lexsort((ties, -remainders))[:missing]
+        shares[order[shares[order] < capacity[order]]] += 1
+    return shares
+
+
+def _count_duplicates(hashes: dict[str, np.ndarray]) -> dict[str, int]:
+    """Duplicates within train, and of each later split in each earlier one."""
+    train = hashes["train"]
+    counts = {"train": len(train) - len(np.unique(train))}
+    for first, second in itertools.combinations(hashes, 2):
+        counts[f"{first}/{second}"] = int(np.isin(hashes[second], hashes[first]).sum())
+    return counts
+
+
+# Wording of messages
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
+def _quote_columns(columns: Sequence[str]) -> str:
+    noun = "columns" if len(columns) > 1 else "column"
+    return f"{noun} {', '.join(map(repr, columns))}"
+
+
+def _place(row: int, line: int) -> str:
+    """A row, from 0, as people count; with its line where blank lines shift it."""
+    return f"row {row + 1}" if line == row + 1 else f"row {row + 1} (line {line})"
+
+
+def _shorten(text: str, length: int = 40) -> str:
+    """A quoted beginning of a text, on one line."""
+    return repr(text if len(text) <= length else text[: length - 3] + "...")

