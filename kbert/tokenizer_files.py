@@ -1,0 +1,223 @@
+"""The files of a WordPiece tokenizer, HuggingFace's layout, read into plain Python values.
+
+vocab.txt | tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json
+-> the arguments of `kbert.preprocessing.WordPieceTokenizer`. Knows no Keras.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kbert.errors import InputError
+
+SPECIAL_TOKENS = {
+    "unknown_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
+}
+MAX_WORD_CHARACTERS = 100
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, Any]:
+    """Returns the arguments of `WordPieceTokenizer` for a checkpoint folder.
+
+    Raises:
+        InputError: If a file is missing, cannot be used or contradicts another one.
+    """
+    vocabulary_path, definition_path = folder / "vocab.txt", folder / "tokenizer.json"
+    config = _read_json(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:  # else transformers ignores the older file
+        config |= _read_json(folder / "special_tokens_map.json")
+    settings = {
+        "lowercase": config.get("do_lower_case", True),
+        "strip_accents": config.get("strip_accents"),
+        "tokenize_chinese_chars": config.get("tokenize_chinese_chars", True),
+    }
+    # HuggingFace's name of unknown_token is unk_token; the others are the same.
+    names = {
+        name: _spelling(config.get(name.replace("unknown", "unk")) or default)
+        for name, default in SPECIAL_TOKENS.items()
+    }
+    definition: dict[str, Any] = {}
+    if definition_path.exists():
+        source, definition = definition_path, _read_json(definition_path)
+        vocabulary = _definition_vocabulary(source, definition, names["unknown_token"])
+        if vocabulary_path.exists():
+            _check_same_vocabulary(folder, vocabulary, read_vocabulary(vocabulary_path))
+        settings = _resolve_settings(folder, definition, config, settings)
+    elif vocabulary_path.exists():
+        source, vocabulary = vocabulary_path, read_vocabulary(vocabulary_path)
+    else:
+        raise InputError(f"{folder}: holds neither vocab.txt nor tokenizer.json; add one of them.")
+    added = _added_tokens(folder, config, definition)
+    _append_added_tokens(source, vocabulary, added)
+    extra = [token for token in added.values() if token not in names.values()]
+    extra += [_spelling(token) for token in config.get("additional_special_tokens") or []]
+    check_vocabulary(vocabulary, (*names.values(), *extra), source=source)
+    return {
+        "vocabulary": vocabulary,
+        "additional_special_tokens": list(dict.fromkeys(extra)),
+        **settings,
+        **names,
+    }
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Returns the tokens of a vocabulary file, one a line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a WordPiece vocabulary.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    # Not splitlines(): vocabularies hold characters such as U+2028 as tokens.
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def check_vocabulary(
+    vocabulary: Sequence[str], special_tokens: Sequence[str], *, source: str | Path
+) -> None:
+    """Raises an InputError naming the tokens that are there twice, or missing."""
+    places: dict[str, list[int]] = {}
+    for number, token in enumerate(vocabulary):
+        places.setdefault(token, []).append(number + 1)
+    if not places:
+        raise InputError(f"{source}: holds no tokens; give a WordPiece vocabulary.")
+    duplicates = {token: lines for token, lines in places.items() if len(lines) > 1}
+    if duplicates:
+        shown = ", ".join(
+            f"{token!r} (lines {', '.join(map(str, lines))})"
+            for token, lines in list(duplicates.items())[:5]
+        )
+        more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
+        raise InputError(f"{source}: tokens must be unique; remove the repeats of {shown}{more}.")
+    missing = [token for token in special_tokens if token not in places]
+    if missing:
+        raise InputError(
+            f"{source}: lacks the special tokens {', '.join(missing)}; add them, or name the ones "
+            "this vocabulary uses."
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file, {} if the file is missing or empty."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        content = json.loads(text) if text.strip() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: is not a JSON file ({error}); save the tokenizer anew."
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object; save the tokenizer anew.")
+    return content
+
+
+def _spelling(token: str | dict[str, Any]) -> str:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _definition_vocabulary(path: Path, definition: dict[str, Any], unknown: str) -> list[str]:
+    """Returns the vocabulary of a tokenizer.json, refusing what WordPieceTokenizer does not do."""
+    model = definition.get("model") or {}
+    stated = {
+        "model": model.get("type", "BPE" if "merges" in model else "WordPiece"),
+        "normalizer": (definition.get("normalizer") or {}).get("type"),
+        "clean_text": (definition.get("normalizer") or {}).get("clean_text", True),
+        "pre_tokenizer": (definition.get("pre_tokenizer") or {}).get("type"),
+        "continuing_subword_prefix": model.get("continuing_subword_prefix", "##"),
+        "max_input_chars_per_word": model.get("max_input_chars_per_word", MAX_WORD_CHARACTERS),
+        "unk_token": model.get("unk_token", unknown),
+    }
+    needed = {
+        "model": "WordPiece",
+        "normalizer": "BertNormalizer",
+        "clean_text": True,
+        "pre_tokenizer": "BertPreTokenizer",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": MAX_WORD_CHARACTERS,
+        "unk_token": unknown,
+    }
+    for key, value in needed.items():
+        if stated[key] != value:
+            raise InputError(
+                f"{path}: {key} is {stated[key]!r}, but kbert reads BERT's WordPiece tokenizers "
+                f"({value!r}) only; use a BERT checkpoint."
+            )
+    ids = model.get("vocab") or {}
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise InputError(f"{path}: the ids must be 0 to {len(ids) - 1}; save the tokenizer anew.")
+    return sorted(ids, key=ids.__getitem__)
+
+
+def _check_same_vocabulary(folder: Path, ours: list[str], theirs: list[str]) -> None:
+    if ours == theirs:
+        return
+    pairs = zip(ours, theirs, strict=False)
+    number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    a, b = (repr(tokens[number]) if number < len(tokens) else "none" for tokens in (ours, theirs))
+    raise InputError(
+        f"{folder}: tokenizer.json and vocab.txt disagree, first about id {number}: {a} and {b}; "
+        "remove the file that does not belong to the weights."
+    )
+
+
+def _resolve_settings(
+    folder: Path, definition: dict[str, Any], config: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns tokenizer.json's settings, after checking that transformers would use the same."""
+    stated = {
+        "lowercase": definition["normalizer"].get("lowercase", True),
+        "strip_accents": definition["normalizer"].get("strip_accents"),
+        "tokenize_chinese_chars": definition["normalizer"].get("handle_chinese_chars", True),
+    }
+    if config.get("tokenizer_class") != "PreTrainedTokenizerFast":
+        ours, theirs = _with_strip_accents(stated), _with_strip_accents(settings)
+        differing = [
+            f"{key} ({ours[key]}, {theirs[key]})" for key in ours if ours[key] != theirs[key]
+        ]
+        if differing:
+            raise InputError(
+                f"{folder}: tokenizer.json and tokenizer_config.json (or the defaults for what it "
+                f"leaves out) disagree about {', '.join(differing)}; state do_lower_case, "
+                "strip_accents and tokenize_chinese_chars in tokenizer_config.json."
+            )
+    return stated
+
+
+def _with_strip_accents(settings: dict[str, Any]) -> dict[str, Any]:
+    if settings["strip_accents"] is not None:
+        return settings
+    return settings | {"strip_accents": settings["lowercase"]}
+
+
+def _added_tokens(
+    folder: Path, config: dict[str, Any], definition: dict[str, Any]
+) -> dict[int, str]:
+    """Returns by id all tokens that the files call added; most are the named special ones."""
+    tokens = {int(key): token for key, token in config.get("added_tokens_decoder", {}).items()}
+    if "added_tokens_decoder" not in config:
+        legacy = _read_json(folder / "added_tokens.json")
+        tokens |= {number: {"content": token} for token, number in legacy.items()}
+    tokens |= {token["id"]: token for token in definition.get("added_tokens", [])}
+    for token in tokens.values():
+        if token.get("normalized", not token.get("special")) or token.get("single_word"):
+            raise InputError(
+                f"{folder}: the added token {token['content']!r} is matched in normalised text or "
+                "as a whole word, which kbert does not do; make it a special token."
+            )
+    return {number: tokens[number]["content"] for number in sorted(tokens)}
+
+
+def _append_added_tokens(source: Path, vocabulary: list[str], added: dict[int, str]) -> None:
+    for number, token in added.items():
+        if number == len(vocabulary):
+            vocabulary.append(token)
+        elif number > len(vocabulary) or vocabulary[number] != token:
+            raise InputError(
+                f"{source}: the added token {token!r} has the id {number}, which is another "
+                f"token's or leaves a gap (the vocabulary has {len(vocabulary)}); save it anew."
+            )
