@@ -1,0 +1,326 @@
+"""The BERT encoder as a functional Keras model, from `keras_nlp.layers` blocks."""
+
+from __future__ import annotations
+
+import keras
+import keras_nlp
+import tensorflow as tf
+from keras import ops
+
+from kbert.config import EncoderConfig
+from kbert.errors import InputError
+
+
+def build_encoder(
+    config: EncoderConfig,
+    *,
+    dtype: str | keras.DTypePolicy = "float32",
+    attention_scores: bool = False,
+    name: str = "encoder",
+) -> keras.Model:
+    """A BERT encoder with new weights.
+
+    Inputs are a dictionary of int32 tensors `token_ids`, `segment_ids` and `padding_mask` (1 at
+    tokens, 0 at padding), each (batch, length). Outputs are a dictionary of `sequence_output`
+    (batch, length, hidden), `pooled_output` (batch, hidden) and, on request, `attention_scores`:
+    one tensor (batch, heads, length, length) a layer, whose rows sum to one.
+
+    `encoder.get_layer("token_embedding")` is the `ReversibleEmbedding` that a masked-LM head ties.
+
+    Args:
+        config: Sizes and constants.
+        dtype: Keras' dtype policy, such as "float32" or "mixed_bfloat16".
+        attention_scores: Whether to give the attention of every layer as well.
+        name: Name of the model.
+
+    Example:
+        >>> encoder = build_encoder(EncoderConfig(100, 16, 2, 2, 64))
+        >>> ids = np.array([[2, 7, 3, 0]])
+        >>> encoder({"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0})
+
+    Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
+    """
+    inputs = {
+        key: keras.Input((None,), dtype="int32", name=key)
+        for key in ("token_ids", "segment_ids", "padding_mask")
+    }
+    hidden = _embeddings(config, inputs, dtype)
+    scores = []
+    for index in range(config.num_layers):
+        block = TransformerBlock(
+            config.intermediate_dim,
+            config.num_heads,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            activation=activation_function(config.activation),
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            kernel_initializer=_initializer(config),
+            dtype=dtype,
+            name=f"transformer_layer_{index}",
+        )
+        hidden = block(
+            hidden,
+            padding_mask=inputs["padding_mask"],
+            return_attention_scores=attention_scores,
+        )
+        if attention_scores:
+            hidden, layer_scores = hidden
+            scores.append(layer_scores)
+    pooler = Pooler(
+        config.hidden_dim,
+        activation="tanh",
+        kernel_initializer=_initializer(config),
+        dtype=dtype,
+        name="pooler",
+    )
+    outputs = {"sequence_output": hidden, "pooled_output": pooler(hidden)}
+    if attention_scores:
+        outputs["attention_scores"] = scores
+    return keras.Model(inputs, outputs, name=name)
+
+
+def activation_function(name: str):
+    """The function of an `EncoderConfig.activation`, as a Keras layer takes it."""
+    return gelu_new if name == "gelu_new" else keras.activations.get(name)
+
+
+@keras.saving.register_keras_serializable("kbert")
+def gelu_new(inputs):
+    """GELU in its tanh form; Keras' own "gelu" is the exact one."""
+    return keras.activations.gelu(inputs, approximate=True)
+
+
+@keras.saving.register_keras_serializable("kbert")
+class Dropout(keras.layers.Layer):
+    """Dropout of half the cost of Keras' own, with its random state called after the layer.
+
+    It draws 16 random bits an element, so the rate is rounded to 1/65536. Keras numbers seed
+    generators through the whole process, and the paths of their variables would depend on what
+    was built before.
+
+    Args:
+        rate: Share of the elements set to zero in training, in [0, 1).
+        seed: Integer for a random state of its own.
+    """
+
+    def __init__(self, rate: float, *, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed = seed
+        self.supports_masking = True
+        if rate > 0:
+            self.seed_generator = keras.random.SeedGenerator(seed, name=f"{self.name}_seed")
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0:
+            return inputs
+        size = tf.size(inputs)
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        # Limits of None ask for all of int32; TensorFlow's annotation does not know.
+        words = tf.random.stateless_uniform(
+            [(size + 1) // 2],
+            seed,
+            minval=None,  # pyright: ignore[reportArgumentType]
+            maxval=None,
+            dtype=tf.int32,
+        )
+        numbers = tf.reshape(tf.bitcast(words, tf.int16), [-1])[:size]  # in [-32768, 32767]
+        dropped = round(self.rate * 65536)
+        kept = tf.reshape(numbers >= tf.constant(dropped - 32768, tf.int16), tf.shape(inputs))
+        return inputs * (tf.cast(kept, inputs.dtype) * (65536 / (65536 - dropped)))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("kbert")
+class PositionEmbedding(keras_nlp.layers.PositionEmbedding):
+    """Learned position embedding that says which length it was given when it is too long."""
+
+    def call(self, inputs, **kwargs):
+        length = inputs.shape[-2]
+        if length is not None and length > self.sequence_length:
+            raise InputError(
+                f"The encoder takes at most {self.sequence_length} positions (its "
+                f"max_sequence_length), received a length of {length}."
+            )
+        return super().call(inputs, **kwargs)
+
+
+@keras.saving.register_keras_serializable("kbert")
+class SelfAttention(keras.layers.MultiHeadAttention):
+    """`keras.layers.MultiHeadAttention` over one sequence, with the fewest and largest products.
+
+    Keras projects by einsum, which TensorFlow's CPU kernels run as a batched product at a sixth of
+    the speed of a plain one; here query, key and value are one plain product. Keras selects by the
+    mask before and after its softmax; here it is added once. Variables are those of the parent.
+    """
+
+    def _build_attention(self, rank):
+        self._dropout_layer = Dropout(self._dropout, dtype=self.dtype_policy, name="dropout")
+
+    def call(
+        self,
+        query,
+        value,
+        attention_mask=None,
+        return_attention_scores=False,
+        training=None,
+        **kwargs,
+    ):
+        """Attention of a sequence to itself; `value` is `query`.
+
+        query: (batch, length, hidden); attention_mask: (batch, 1, length), 0 at padding.
+        """
+        shape = ops.shape(query)
+        query, key, value = self._project(query)  # each (batch, heads, length, head_dim)
+        query = query * ops.cast(self.key_dim**-0.5, query.dtype)
+        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (batch, heads, length, length)
+        if attention_mask is not None:
+            lowest = -3e4 if scores.dtype == "float16" else -1e9
+            padding = 1 - ops.cast(attention_mask, scores.dtype)
+            scores = scores + ops.expand_dims(padding * lowest, 1)
+        scores = ops.softmax(scores)
+        dropped = self._dropout_layer(scores, training=training)
+        context = ops.transpose(ops.matmul(dropped, value), (0, 2, 1, 3))
+        width = self.num_heads * self.key_dim
+        kernel = ops.reshape(self._output_dense.kernel, (width, -1))
+        output = ops.matmul(ops.reshape(context, (-1, width)), kernel) + self._output_dense.bias
+        output = ops.reshape(output, shape)
+        return (output, scores) if return_attention_scores else output
+
+    def _project(self, inputs):
+        """Query, key and value of (batch, length, hidden)."""
+        batch, length, hidden = ops.shape(inputs)
+        parts = (self._query_dense, self._key_dense, self._value_dense)
+        kernel = ops.concatenate([ops.reshape(part.kernel, (hidden, -1)) for part in parts], 1)
+        bias = ops.concatenate([ops.reshape(part.bias, (-1,)) for part in parts], 0)
+        flat = ops.matmul(ops.reshape(inputs, (-1, hidden)), kernel) + bias
+        split = ops.reshape(flat, (batch, length, 3, self.num_heads, self.key_dim))
+        return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), num=3, axis=0)
+
+
+@keras.saving.register_keras_serializable("kbert")
+class TransformerBlock(keras_nlp.layers.TransformerEncoder):
+    """A `keras_nlp.layers.TransformerEncoder` with a dropout rate of its own for attention.
+
+    Args:
+        intermediate_dim: Width of the feed-forward layer.
+        num_heads: Number of attention heads.
+        attention_dropout: Dropout of the attention's probabilities; `dropout` is for the rest.
+        **kwargs: What the parent takes.
+    """
+
+    def __init__(self, intermediate_dim, num_heads, *, attention_dropout=0.0, **kwargs):
+        super().__init__(intermediate_dim, num_heads, **kwargs)
+        self.attention_dropout = attention_dropout
+
+    def build(self, inputs_shape):
+        """Makes the layers that the parent's `call` uses, under the names it gives them.
+
+        The parent's `build` has one dropout rate and Keras' attention. This is the one place that
+        knows its private attributes; tests/test_encoder.py compares the two blocks.
+        """
+        hidden_dim = inputs_shape[-1]
+        self._self_attention_layer = SelfAttention(
+            num_heads=self.num_heads,
+            key_dim=hidden_dim // self.num_heads,
+            dropout=self.attention_dropout,
+            kernel_initializer=self._new_initializer(),
+            dtype=self.dtype_policy,
+            name="self_attention_layer",
+        )
+        self._self_attention_layer.build(inputs_shape, inputs_shape)
+        self._self_attention_dropout = self._new_dropout("self_attention_dropout")
+        self._self_attention_layer_norm = self._new_layer_norm("self_attention_layer_norm")
+        self._self_attention_layer_norm.build(inputs_shape)
+        self._feedforward_intermediate_dense = self._new_dense(
+            self.intermediate_dim, "feedforward_intermediate_dense", self.activation
+        )
+        self._feedforward_intermediate_dense.build(inputs_shape)
+        self._feedforward_output_dense = self._new_dense(hidden_dim, "feedforward_output_dense")
+        self._feedforward_output_dense.build((*inputs_shape[:-1], self.intermediate_dim))
+        self._feedforward_dropout = self._new_dropout("feedforward_dropout")
+        self._feedforward_layer_norm = self._new_layer_norm("feedforward_layer_norm")
+        self._feedforward_layer_norm.build(inputs_shape)
+        self.built = True
+
+    def compute_output_spec(self, inputs, return_attention_scores=False, **kwargs):
+        batch, length, _ = inputs.shape
+        output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return output
+        shape = (batch, self.num_heads, length, length)
+        return output, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "attention_dropout": self.attention_dropout}
+
+    def _new_dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=self._new_initializer(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _new_layer_norm(self, name: str) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def _new_dropout(self, name: str) -> Dropout:
+        return Dropout(self.dropout, dtype=self.dtype_policy, name=name)
+
+    def _new_initializer(self) -> keras.initializers.Initializer:
+        """A new one a layer: an initialiser gives equal numbers each time it is called."""
+        return self.kernel_initializer.clone()
+
+
+@keras.saving.register_keras_serializable("kbert")
+class Pooler(keras.layers.Dense):
+    """A dense layer over the first token: (batch, length, hidden) -> (batch, units)."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs[:, 0], training=training)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.units)
+
+
+def _embeddings(config: EncoderConfig, inputs: dict, dtype):
+    """Sum of token, position and segment embeddings, normalised: (batch, length, hidden)."""
+    tokens = keras_nlp.layers.ReversibleEmbedding(
+        config.vocabulary_size,
+        config.hidden_dim,
+        embeddings_initializer=_initializer(config),
+        dtype=dtype,
+        name="token_embedding",
+    )(inputs["token_ids"])
+    positions = PositionEmbedding(
+        config.max_sequence_length,
+        initializer=_initializer(config),
+        dtype=dtype,
+        name="position_embedding",
+    )(tokens)
+    segments = keras.layers.Embedding(
+        config.num_segments,
+        config.hidden_dim,
+        embeddings_initializer=_initializer(config),
+        dtype=dtype,
+        name="segment_embedding",
+    )(inputs["segment_ids"])
+    hidden = keras.layers.Add(dtype=dtype, name="embeddings_add")([tokens, positions, segments])
+    hidden = keras.layers.LayerNormalization(
+        epsilon=config.layer_norm_epsilon, dtype=dtype, name="embeddings_layer_norm"
+    )(hidden)
+    return Dropout(config.dropout, dtype=dtype, name="embeddings_dropout")(hidden)
+
+
+def _initializer(config: EncoderConfig) -> keras.initializers.Initializer:
+    """A new one a layer: an initialiser gives equal numbers each time it is called."""
+    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)

@@ -1,0 +1,396 @@
+"""HuggingFace's names for a BERT, and ours: one table, read one way to import, the other to export.
+
+A variable's path here is the name of its layer and what follows, such as
+"transformer_layer_0/self_attention_layer/query/kernel", wherever in a model the layer is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kbert.checkpoint_files import TensorFile
+from kbert.config import EncoderConfig
+from kbert.errors import InputError
+
+# HuggingFace's module, our layer; {} is the number of the Transformer block.
+MODULES = (
+    ("embeddings.word_embeddings", "token_embedding"),
+    ("embeddings.position_embeddings", "position_embedding"),
+    ("embeddings.token_type_embeddings", "segment_embedding"),
+    ("embeddings.LayerNorm", "embeddings_layer_norm"),
+    ("encoder.layer.{}.attention.self.query", "transformer_layer_{}/self_attention_layer/query"),
+    ("encoder.layer.{}.attention.self.key", "transformer_layer_{}/self_attention_layer/key"),
+    ("encoder.layer.{}.attention.self.value", "transformer_layer_{}/self_attention_layer/value"),
+    (
+        "encoder.layer.{}.attention.output.dense",
+        "transformer_layer_{}/self_attention_layer/attention_output",
+    ),
+    (
+        "encoder.layer.{}.attention.output.LayerNorm",
+        "transformer_layer_{}/self_attention_layer_norm",
+    ),
+    ("encoder.layer.{}.intermediate.dense", "transformer_layer_{}/feedforward_intermediate_dense"),
+    ("encoder.layer.{}.output.dense", "transformer_layer_{}/feedforward_output_dense"),
+    ("encoder.layer.{}.output.LayerNorm", "transformer_layer_{}/feedforward_layer_norm"),
+    ("pooler.dense", "pooler"),
+    ("classifier", "classifier"),
+    ("cls.predictions.transform.dense", "masked_lm_head/intermediate_dense"),
+    ("cls.predictions.transform.LayerNorm", "masked_lm_head/intermediate_layer_norm"),
+    ("cls.predictions", "masked_lm_head"),
+)
+
+# Our variable's own name, HuggingFace's. A kernel is (in, out) with us and in tf_model.h5, and
+# (out, in) in torch's files.
+LEAVES = {
+    "embeddings": "weight",
+    "kernel": "weight",
+    "gamma": "weight",
+    "bias": "bias",
+    "beta": "bias",
+    "output_bias": "bias",
+}
+
+# config.json's key, ours.
+SIZES = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_dim",
+    "max_position_embeddings": "max_sequence_length",
+    "type_vocab_size": "num_segments",
+}
+RATES = {
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "initializer_range": "initializer_range",
+}
+# config.json's hidden_act, ours; a function with two names is exported by the first.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "relu": "relu",
+    "silu": "silu",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python": "gelu",
+    "swish": "silu",
+}
+
+# Copies of what stands elsewhere in the file, or constants.
+HARMLESS = (
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each variable of a model and each tensor of a checkpoint."""
+
+    source: str
+    """Where the tensors came from."""
+    used: tuple[str, ...]
+    """Tensors that were loaded."""
+    missing: tuple[str, ...]
+    """Variables of the model without a tensor: they keep their new, random values."""
+    unexpected: tuple[str, ...]
+    """Tensors the model has no place for, such as the head of another task."""
+    harmless: tuple[str, ...]
+    """Tensors left out because they carry nothing: position_ids, copies of tied weights."""
+
+    def summary(self) -> str:
+        """The report in a few lines."""
+        lines = [f"{self.source}: {len(self.used)} tensors loaded."]
+        for names, what in (
+            (self.missing, "newly initialised, not in the checkpoint"),
+            (self.unexpected, "left out, not in this model"),
+            (self.harmless, "left out, copies or constants"),
+        ):
+            if names:
+                lines.append(f"  {len(names)} {what}: {_shortened(names)}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+def encoder_config(hf_config: Mapping[str, Any]) -> EncoderConfig:
+    """Translates the content of a `config.json`.
+
+    Raises:
+        InputError: it is not a plain BERT encoder, or a value is missing or of a wrong type.
+    """
+    _refuse_other_models(hf_config)
+    values: dict[str, Any] = {}
+    for key, name in SIZES.items():
+        if key in hf_config:
+            values[name] = _number(hf_config, key, int, "a whole number")
+        elif key not in ("max_position_embeddings", "type_vocab_size"):
+            raise InputError(f"config.json: {key} is missing.")
+    for key, name in RATES.items():
+        if key in hf_config:
+            values[name] = float(_number(hf_config, key, (int, float), "a number"))
+    activation = hf_config.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise InputError(f"config.json: hidden_act {activation!r} is unknown; known are {known}.")
+    values["activation"] = ACTIVATIONS[activation]
+    try:
+        return EncoderConfig(**values)
+    except InputError as error:
+        raise InputError(f"config.json: {error}") from None
+
+
+def bert_config(config: EncoderConfig, *, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    """The content of a `config.json`: `encoder_config` and `labels` read backwards.
+
+    Args:
+        config: Sizes and constants of the encoder.
+        labels: Names of the classes of a classifier, in order.
+    """
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    values: dict[str, Any] = {"model_type": "bert", "hidden_act": names[config.activation]}
+    values |= {key: getattr(config, name) for key, name in {**SIZES, **RATES}.items()}
+    values |= {"position_embedding_type": "absolute", "pad_token_id": 0}
+    if labels is not None:
+        values["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
+    return values
+
+
+def labels(hf_config: Mapping[str, Any]) -> list[str] | None:
+    """Class names of a `config.json` in order; None when it names none.
+
+    Raises:
+        InputError: id2label does not number its labels from 0.
+    """
+    id2label = hf_config.get("id2label")
+    if id2label is None:
+        return None
+    try:
+        by_index = {int(index): str(label) for index, label in id2label.items()}
+        return [by_index[index] for index in range(len(id2label))]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"config.json: id2label must name labels 0, 1, 2, ..., received {id2label!r}."
+        ) from None
+
+
+def load_weights(
+    model: keras.Model, tensors: Mapping[str, np.ndarray], *, source: str
+) -> LoadReport:
+    """Gives a model the weights of a HuggingFace checkpoint, or leaves it as it is and raises.
+
+    Args:
+        model: An encoder of `kbert.encoder`, or a model that nests one and may have the heads
+            "classifier" (Dense) and "masked_lm_head" (keras_nlp's MaskedLMHead).
+        tensors: Arrays by name, of torch's naming or of tf_model.h5.
+        source: What to call the checkpoint in messages.
+
+    Raises:
+        InputError: a tensor's shape is not the model's, or the encoder's weights are not all there.
+    """
+    found = _canonical_names(tensors)
+    variables = dict(_variables(model))
+    places = {path: name for path in variables if (name := _find(path, found)) is not None}
+    missing = tuple(path for path in variables if path not in places)
+    _require_encoder(missing, source)
+    _refuse_untied_decoder(variables, found, tensors, source)
+    for path, name in places.items():
+        _check_shape(tensors, name, path, variables[path], source)
+    for path, name in places.items():
+        variable = variables[path]
+        array = np.asarray(tensors[name])
+        variable.assign((array.T if _is_transposed(name, path) else array).reshape(variable.shape))
+    used = tuple(places.values())
+    left = [name for name in tensors if name not in set(used)]
+    copies = {_canonical_name(name) for name in used} | set(HARMLESS)
+    harmless = tuple(name for name in left if _canonical_name(name) in copies)
+    unexpected = tuple(name for name in left if name not in harmless)
+    return LoadReport(source, used, missing, unexpected, harmless)
+
+
+def named_tensors(model: keras.Model) -> dict[str, np.ndarray]:
+    """The weights of a model by torch's names and in its shapes: `load_weights` read backwards.
+
+    Variables that the table has no name for (heads of other kinds) are left out. A bare encoder
+    has names without the prefix "bert.", as BertModel, a model with a head has it.
+    """
+    arrays = {}
+    has_head = any(layer.name == "encoder" for layer in model.layers)
+    for path, variable in _variables(model):
+        name = _hf_name(path)
+        if name is None:
+            continue
+        array = np.asarray(variable).reshape(_flat_shape(path, tuple(variable.shape)))
+        in_bert = name.startswith(("embeddings.", "encoder.", "pooler."))
+        prefix = "bert." if has_head and in_bert else ""
+        arrays[prefix + name] = array.T if path.endswith("/kernel") else array
+    return arrays
+
+
+def _refuse_other_models(hf_config: Mapping[str, Any]) -> None:
+    plain = {
+        "model_type": ("bert",),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "pruned_heads": ({}, None),
+        "quantization_config": (None,),
+    }
+    for key, accepted in plain.items():
+        value = hf_config.get(key, accepted[0])
+        if value not in accepted:
+            raise InputError(
+                f"config.json: {key} {value!r} is not supported, only a BERT encoder with "
+                f"{key} {accepted[0]!r} is."
+            )
+
+
+def _number(hf_config: Mapping[str, Any], key: str, kind: type | tuple, wanted: str) -> Any:
+    value = hf_config[key]
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < math.inf:
+        raise InputError(f"config.json: {key} must be {wanted}, 0 or over, received {value!r}.")
+    return value
+
+
+def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """Weights of all layers with their path from the layer on, each variable once."""
+    seen = set()
+    for layer in _layers(model):
+        for variable in layer.weights:
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                start = max(variable.path.find(f"{layer.name}/"), 0)
+                yield variable.path[start:], variable
+
+
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Layers of a model and of the models nested in it, in order."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
+def _hf_name(path: str) -> str | None:
+    """HuggingFace's name of a variable, in torch's manner and without the prefix "bert."."""
+    layer, _, leaf = path.rpartition("/")
+    number = re.match(r"transformer_layer_(\d+)/", layer)
+    index = number.group(1) if number else ""
+    for module, ours in MODULES:
+        if ours.format(index) == layer and leaf in LEAVES:
+            return f"{module.format(index)}.{LEAVES[leaf]}"
+    return None
+
+
+def _canonical_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Tensor by canonical name; the first where tf_model.h5 holds a tied tensor twice."""
+    found: dict[str, str] = {}
+    for name in tensors:
+        found.setdefault(_canonical_name(name), name)
+    return found
+
+
+def _canonical_name(name: str) -> str:
+    """A name of any of HuggingFace's files in today's torch manner, without "bert."."""
+    if "/" in name:
+        name = _name_from_h5(name)
+    name = name.removeprefix("bert.")
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+    return name.replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _name_from_h5(name: str) -> str:
+    """bert/tf_bert_model/bert/pooler/dense/kernel:0 -> pooler.dense.weight."""
+    *modules, leaf = name.partition(":")[0].split("/")
+    roots = ("embeddings", "encoder", "pooler", "classifier", "mlm___cls", "nsp___cls")
+    starts = [index for index, module in enumerate(modules) if module in roots]
+    modules = modules[starts[-1] :] if starts else modules
+    leaf = leaf if "LayerNorm" in modules else LEAVES.get(leaf, leaf)
+    joined = ".".join([*modules, leaf]).replace("layer_._", "layer.")
+    return joined.replace("mlm___cls", "cls").replace("nsp___cls", "cls")
+
+
+def _find(path: str, found: Mapping[str, str]) -> str | None:
+    """The tensor for a variable, if need be under the name of its tied copy."""
+    copies = {
+        "embeddings.word_embeddings.weight": "cls.predictions.decoder.weight",
+        "cls.predictions.bias": "cls.predictions.decoder.bias",
+    }
+    name = _hf_name(path)
+    if name is None:
+        return None
+    return found.get(name, found.get(copies.get(name, "")))
+
+
+def _is_transposed(name: str, path: str) -> bool:
+    """Whether a tensor is torch's (out, in) where our kernel is (in, out)."""
+    return path.endswith("/kernel") and "/" not in name
+
+
+def _flat_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a variable once heads and their width are one axis, as in HuggingFace's files."""
+    if path.endswith("/attention_output/kernel"):
+        return (shape[0] * shape[1], shape[2])  # (heads, head_dim, hidden)
+    if path.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
+        return (shape[0], shape[1] * shape[2])  # (hidden, heads, head_dim)
+    if path.endswith(("/query/bias", "/key/bias", "/value/bias")):
+        return (shape[0] * shape[1],)
+    return shape
+
+
+def _check_shape(
+    tensors: Mapping[str, np.ndarray], name: str, path: str, variable: keras.Variable, source: str
+) -> None:
+    received = tensors.shape(name) if isinstance(tensors, TensorFile) else np.shape(tensors[name])
+    wanted = _flat_shape(path, tuple(variable.shape))
+    wanted = wanted[::-1] if _is_transposed(name, path) else wanted
+    if tuple(received) != wanted:
+        raise InputError(
+            f"{source}: tensor {name} has shape {tuple(received)}, the model needs {wanted} "
+            f"for {path}."
+        )
+
+
+def _require_encoder(missing: Sequence[str], source: str) -> None:
+    """Heads and the pooler may be new, the rest of the encoder may not."""
+    kept = ("token_embedding/", "position_embedding/", "segment_embedding/", "embeddings_")
+    lost = [path for path in missing if path.startswith((*kept, "transformer_layer_"))]
+    if lost:
+        raise InputError(
+            f"{source}: {len(lost)} weights of the encoder are not in the checkpoint: "
+            f"{_shortened([_hf_name(path) or path for path in lost])}."
+        )
+
+
+def _refuse_untied_decoder(
+    variables: Mapping[str, keras.Variable],
+    found: Mapping[str, str],
+    tensors: Mapping[str, np.ndarray],
+    source: str,
+) -> None:
+    embedding = found.get("embeddings.word_embeddings.weight")
+    decoder = found.get("cls.predictions.decoder.weight")
+    if "masked_lm_head/output_bias" not in variables or not (embedding and decoder):
+        return
+    if not np.array_equal(tensors[embedding], tensors[decoder]):
+        raise InputError(
+            f"{source}: {decoder} is not {embedding}; only a masked-LM head that shares the token "
+            "embedding (tie_word_embeddings) is supported."
+        )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f", and {len(names) - 6} more" if len(names) > 6 else "")

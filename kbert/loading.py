@@ -1,0 +1,190 @@
+"""Checkpoints in HuggingFace layout, from a folder or the hub, as tokeniser and encoder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from kbert import huggingface
+from kbert.checkpoint_files import WEIGHT_FILES, find_weights, open_tensors
+from kbert.config import EncoderConfig
+from kbert.encoder import build_encoder
+from kbert.errors import InputError
+
+if TYPE_CHECKING:
+    from kbert.preprocessing import WordPieceTokenizer
+
+TOKENIZER_FILES = (
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+_log = logging.getLogger(__name__)
+
+
+def resolve(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
+    """The local folder of a checkpoint, fetched from the hub when it is not a folder.
+
+    Args:
+        source: A folder, or the id of a model on the hub: "name" or "organisation/name".
+            HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are the hub client's own.
+        revision: Branch, tag or commit on the hub; a folder has none.
+        weights: Whether to fetch the weights too; the tokeniser needs none.
+
+    Raises:
+        InputError: there is no such folder, model, revision or file, or no connection.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir() and source:
+        if revision is not None:
+            raise InputError(f"{source}: this is a folder, only a model of the hub has a revision.")
+        return folder
+    if folder.exists() and source:
+        raise InputError(f"{source}: a checkpoint is a folder, this is a file.")
+    if isinstance(source, Path) or not _is_hub_id(source):
+        raise InputError(f"{source or repr(source)}: there is no such folder.")
+    return _fetch(source, revision, weights)
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None) -> WordPieceTokenizer:
+    """The tokeniser of a checkpoint.
+
+    Raises:
+        InputError: as `resolve`; or the tokeniser's files cannot be used.
+    """
+    from kbert.preprocessing import tokenizer_from_files
+
+    return tokenizer_from_files(resolve(source, revision=revision, weights=False))
+
+
+def load_encoder(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | keras.DTypePolicy = "float32",
+    attention_scores: bool = False,
+) -> keras.Model:
+    """The encoder of a checkpoint with its weights; what was loaded is logged.
+
+    Args:
+        source: A folder, or the id of a model on the hub.
+        revision: Branch, tag or commit on the hub.
+        dtype: Keras' dtype policy.
+        attention_scores: Whether the encoder gives the attention of every layer as well.
+
+    Raises:
+        InputError: as `resolve`, `read_encoder_config` and `load_checkpoint_weights`.
+    """
+    folder = resolve(source, revision=revision)
+    config = read_encoder_config(folder)
+    encoder = build_encoder(config, dtype=dtype, attention_scores=attention_scores)
+    load_checkpoint_weights(encoder, folder)
+    return encoder
+
+
+def read_encoder_config(folder: Path) -> EncoderConfig:
+    """The sizes and constants that `config.json` of a checkpoint folder gives.
+
+    Raises:
+        InputError: it is missing, not JSON, or not of a BERT that can be loaded.
+    """
+    content = read_config(folder)
+    try:
+        return huggingface.encoder_config(content)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `config.json` of a checkpoint folder.
+
+    Raises:
+        InputError: it is missing or not a JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; a checkpoint needs its config.json.") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object, received {type(content).__name__}.")
+    return content
+
+
+def load_checkpoint_weights(model: keras.Model, folder: Path) -> huggingface.LoadReport:
+    """Gives an encoder, or a model that nests one, the weights of a checkpoint folder.
+
+    Raises:
+        InputError: no readable weights, or they are not this model's; the model is unchanged.
+    """
+    path = find_weights(folder)
+    report = huggingface.load_weights(model, open_tensors(path), source=str(path))
+    _log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
+    return report
+
+
+def _is_hub_id(source: str) -> bool:
+    part = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+    return re.fullmatch(f"{part}(/{part})?", source) is not None
+
+
+def _fetch(name: str, revision: str | None, weights: bool) -> Path:
+    """Downloads config.json, the tokeniser's files and one weight file, or finds them cached."""
+    config = _fetch_file(name, revision, "config.json")
+    if config is None:
+        raise InputError(f"{name}: the model on the hub has no config.json.")
+    # By the commit all files are of one version, and cached ones need no connection.
+    commit = config.parent.name
+    for file in TOKENIZER_FILES:
+        _fetch_file(name, commit, file)
+    if weights and not any(_fetch_file(name, commit, file) for file in WEIGHT_FILES):
+        raise InputError(f"{name}: the model on the hub has no {' or '.join(WEIGHT_FILES)}.")
+    return config.parent
+
+
+def _fetch_file(name: str, revision: str | None, file: str) -> Path | None:
+    """A file of a model on the hub in the local cache; None when the model has none."""
+    # Imported here: it takes a while, and most checkpoints are folders.
+    from huggingface_hub import constants, errors, file_download
+
+    try:
+        known = file_download.try_to_load_from_cache(name, file, revision=revision)
+        if known is file_download._CACHED_NO_EXIST and _is_commit(revision):
+            return None
+        return Path(file_download.hf_hub_download(name, file, revision=revision))
+    except errors.LocalEntryNotFoundError as error:
+        # Neither reached nor cached. Online that is no reason to do without the file.
+        if constants.HF_HUB_OFFLINE and file != "config.json":
+            return None
+        raise _no_model(name, revision, f"not reached and not cached ({_reason(error)})") from None
+    except errors.EntryNotFoundError:
+        return None
+    except errors.RevisionNotFoundError:
+        raise _no_model(name, revision, "no such revision") from None
+    except errors.RepositoryNotFoundError:
+        raise _no_model(name, revision, "no such model, or it needs a login") from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise _no_model(name, revision, _reason(error)) from None
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
+def _no_model(name: str, revision: str | None, reason: str) -> InputError:
+    at_revision = f" at revision {revision}" if revision else ""
+    return InputError(f"{name}: no folder here, and from the hub{at_revision}: {reason}.")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split()).rstrip(".")

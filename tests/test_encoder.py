@@ -1,0 +1,268 @@
+"""The encoder by itself: its outputs, its names, its types, and what it shares with keras_nlp."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+from parity import assert_same_outputs, random_inputs
+
+from kbert.config import EncoderConfig
+from kbert.encoder import Dropout, TransformerBlock, activation_function, build_encoder
+from kbert.errors import InputError
+
+CONFIG = EncoderConfig(
+    vocabulary_size=31,
+    hidden_dim=20,
+    num_layers=3,
+    num_heads=4,
+    intermediate_dim=37,
+    max_sequence_length=13,
+    num_segments=3,
+    dropout=0.1,
+    attention_dropout=0.2,
+)
+INPUTS = random_inputs(31, num_segments=3)  # (5, 11)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    return build_encoder(CONFIG)
+
+
+def test_outputs(encoder):
+    outputs = encoder(INPUTS)
+    assert set(outputs) == {"sequence_output", "pooled_output"}
+    assert outputs["sequence_output"].shape == (5, 11, 20)
+    assert outputs["pooled_output"].shape == (5, 20)
+    assert encoder.name == "encoder"
+
+
+def test_attention_scores():
+    keras.utils.set_random_seed(3)
+    encoder = build_encoder(CONFIG, attention_scores=True)
+    scores = encoder(INPUTS)["attention_scores"]
+    assert [layer.shape for layer in scores] == [(5, 4, 11, 11)] * 3
+    for layer in scores:
+        np.testing.assert_allclose(np.sum(layer, -1), 1.0, atol=1e-6)
+        at_padding = INPUTS["padding_mask"][:, None, None, :] == 0
+        assert np.max(np.where(at_padding, layer, 0)) == 0
+
+
+def test_attention_scores_change_no_output(encoder):
+    with_scores = build_encoder(CONFIG, attention_scores=True)
+    with_scores.set_weights(encoder.get_weights())
+    outputs = with_scores(INPUTS)
+    outputs.pop("attention_scores")
+    assert_same_outputs(outputs, encoder(INPUTS), tolerance=0)
+
+
+@pytest.mark.parametrize("kind", ["bool", "int64", "float32"])
+def test_padding_mask_of_any_type(encoder, kind):
+    inputs = {**INPUTS, "padding_mask": INPUTS["padding_mask"].astype(kind)}
+    assert_same_outputs(encoder(inputs), encoder(INPUTS), tolerance=0)
+
+
+def test_padding_changes_nothing(encoder):
+    short = {name: array[:, :4] for name, array in INPUTS.items()}
+    short["padding_mask"] = np.ones_like(short["padding_mask"])
+    padded = {name: np.pad(array, ((0, 0), (0, 6))) for name, array in short.items()}
+    ours = encoder(padded)
+    assert_same_outputs(
+        [ours["sequence_output"][:, :4], ours["pooled_output"]],
+        [encoder(short)["sequence_output"], encoder(short)["pooled_output"]],
+        tolerance=1e-6,
+    )
+
+
+def test_activations_are_the_exact_and_the_tanh_form():
+    values = np.linspace(-4, 4, 41, dtype="float32")
+    exact = [0.5 * x * (1 + float(tf.math.erf(x / np.sqrt(2)))) for x in values]
+    tanh = 0.5 * values * (1 + np.tanh(np.sqrt(2 / np.pi) * (values + 0.044715 * values**3)))
+    assert_same_outputs(activation_function("gelu")(values), exact, tolerance=1e-6)
+    assert_same_outputs(activation_function("gelu_new")(values), tanh, tolerance=1e-6)
+    assert np.abs(exact - tanh).max() > 1e-4
+
+
+def test_too_long(encoder):
+    inputs = {name: np.zeros((1, 14), "int32") for name in INPUTS}
+    with pytest.raises(InputError, match="at most 13 positions .* received a length of 14"):
+        encoder(inputs)
+
+
+def test_initial_weights():
+    config = EncoderConfig(500, 64, 1, 4, 256, initializer_range=0.05)
+    for variable in build_encoder(config).weights:
+        leaf = variable.path.split("/")[-1]
+        values = np.asarray(variable)
+        if leaf in ("kernel", "embeddings"):
+            # Keras cuts the normal distribution at two standard deviations.
+            assert np.abs(values).max() <= 0.1, variable.path
+            assert 0.03 < values.std() < 0.055, variable.path
+        else:
+            np.testing.assert_array_equal(values, 1.0 if leaf == "gamma" else 0.0)
+
+
+def test_layers_do_not_start_equal(encoder):
+    kernels = [
+        np.asarray(variable).reshape(20, -1)
+        for variable in encoder.weights
+        if variable.path.endswith(("query/kernel", "key/kernel", "pooler/kernel"))
+    ]
+    assert len({kernel.tobytes() for kernel in kernels}) == 7
+
+
+def test_variable_paths_are_unique_and_stable(encoder):
+    paths = [variable.path for variable in encoder.variables]
+    assert len(set(paths)) == len(paths)
+    keras.layers.Dropout(0.5)  # takes a number of Keras' own
+    build_encoder(CONFIG)
+    assert [variable.path for variable in build_encoder(CONFIG).variables] == paths
+    assert "transformer_layer_2/self_attention_layer/dropout_seed/seed_generator_state" in paths
+    assert all(
+        not layer.name[-1].isdigit() or "transformer" in layer.name for layer in encoder.layers
+    )
+
+
+def test_token_embedding_is_reversible(encoder):
+    layer = encoder.get_layer("token_embedding")
+    assert isinstance(layer, keras_nlp.layers.ReversibleEmbedding)
+    logits = layer(np.ones((2, 20), "float32"), reverse=True)
+    np.testing.assert_allclose(logits[0], np.asarray(layer.embeddings).sum(1), atol=1e-6)
+
+
+def test_block_is_that_of_keras_nlp():
+    """Fails when keras_nlp changes what `TransformerBlock.build` repeats."""
+    keras.utils.set_random_seed(0)
+    options = {"activation": "gelu", "dropout": 0.1, "layer_norm_epsilon": 1e-3}
+    ours = TransformerBlock(37, 4, attention_dropout=0.3, name="block", **options)
+    theirs = keras_nlp.layers.TransformerEncoder(37, 4, name="block", **options)
+    hidden = keras.random.normal((5, 11, 20))
+    mask = INPUTS["padding_mask"]
+    ours.build(hidden.shape)
+    theirs.build(hidden.shape)
+    values = {variable.path: variable for variable in theirs.weights}
+    assert {variable.path for variable in ours.weights} == set(values)
+    for variable in ours.weights:
+        values[variable.path].assign(keras.random.normal(variable.shape, stddev=0.3))
+        variable.assign(values[variable.path])
+    assert_same_outputs(
+        ours(hidden, padding_mask=mask, return_attention_scores=True),
+        theirs(hidden, padding_mask=mask, return_attention_scores=True),
+        tolerance=1e-6,
+    )
+    rates = {layer.name: layer.rate for layer in _dropouts(ours)}
+    assert rates == {"dropout": 0.3, "self_attention_dropout": 0.1, "feedforward_dropout": 0.1}
+    assert len(_dropouts(theirs)) == 3
+
+
+def _dropouts(layer) -> list:
+    kinds = (Dropout, keras.layers.Dropout)
+    return [inner for inner in layer._flatten_layers() if isinstance(inner, kinds)]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.999])
+def test_dropout_drops_its_rate_and_keeps_the_mean(rate, compiled):
+    dropout = Dropout(rate, seed=1)
+    call = tf.function(dropout, jit_compile=True) if compiled else dropout
+    ones = tf.ones((101, 33, 99))  # an odd number of elements
+    dropped = np.asarray(call(ones, training=True))
+    count = dropped.size
+    deviation = 5 * np.sqrt(rate * (1 - rate) / count)
+    assert abs(np.mean(dropped == 0) - rate) < deviation + 1 / 65536
+    assert abs(dropped.mean() - 1) < deviation / (1 - rate)
+    assert len(np.unique(dropped)) == 2
+    assert np.any(dropped != np.asarray(call(ones, training=True)))
+
+
+def test_dropout_is_independent_of_its_neighbours():
+    kept = np.asarray(Dropout(0.5, seed=1)(tf.ones((400_000,)), training=True)) > 0
+    for step in (1, 2, 4):
+        assert abs(np.corrcoef(kept[:-step], kept[step:])[0, 1]) < 0.01
+
+
+def test_dropout_without_training_or_rate():
+    ones = tf.ones((3, 5))
+    np.testing.assert_array_equal(Dropout(0.5)(ones), ones)
+    assert Dropout(0.0).variables == []
+    np.testing.assert_array_equal(Dropout(0.0)(ones, training=True), ones)
+
+
+def test_training_uses_both_dropouts(encoder):
+    first, second = (np.asarray(encoder(INPUTS, training=True)["pooled_output"]) for _ in range(2))
+    assert np.abs(first - second).max() > 0
+    config = {**vars(CONFIG), "dropout": 0.0}
+    only_attention = build_encoder(EncoderConfig(**config))
+    assert len(only_attention.non_trainable_variables) == 3
+    config = {**vars(CONFIG), "dropout": 0.0, "attention_dropout": 0.0}
+    neither = build_encoder(EncoderConfig(**config))
+    assert neither.non_trainable_variables == []
+    assert_same_outputs(neither(INPUTS, training=True), neither(INPUTS), tolerance=1e-6)
+
+
+def test_all_weights_are_trained(encoder):
+    with tf.GradientTape() as tape:
+        outputs = encoder(INPUTS, training=True)
+        loss = tf.reduce_sum(outputs["sequence_output"] ** 3) + tf.reduce_sum(
+            outputs["pooled_output"]
+        )
+    for variable, gradient in zip(
+        encoder.trainable_variables,
+        tape.gradient(loss, encoder.trainable_variables),
+        strict=True,
+    ):
+        gradient = tf.convert_to_tensor(gradient)
+        # A bias of the keys adds the same to all scores of a row.
+        if not variable.path.endswith("key/bias"):
+            assert np.abs(gradient).max() > 0, variable.path
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(encoder, policy):
+    half = build_encoder(CONFIG, dtype=policy)
+    half.set_weights(encoder.get_weights())
+    assert {variable.dtype for variable in half.trainable_variables} == {"float32"}
+    outputs = half(INPUTS, training=False)
+    assert outputs["sequence_output"].dtype == policy.removeprefix("mixed_")
+    numbers = {name: tf.cast(array, tf.float32) for name, array in outputs.items()}
+    assert_same_outputs(numbers, encoder(INPUTS), tolerance=0.03)
+    half(INPUTS, training=True)
+
+
+def test_compiles_in_xla(encoder):
+    compiled = tf.function(encoder, jit_compile=True)
+    inputs = {name: tf.constant(array) for name, array in INPUTS.items()}
+    assert_same_outputs(compiled(inputs), encoder(INPUTS), tolerance=1e-6)
+    compiled(inputs, training=True)
+
+
+def test_saved_and_read_again(encoder, tmp_path):
+    encoder.save(tmp_path / "encoder.keras")
+    again = keras.models.load_model(tmp_path / "encoder.keras")
+    assert_same_outputs(again(INPUTS), encoder(INPUTS), tolerance=0)
+
+
+def test_paths_and_dropout_repeat_from_process_to_process():
+    program = """if True:
+        import keras, numpy as np
+        from kbert.config import EncoderConfig
+        from kbert.encoder import build_encoder
+        keras.utils.set_random_seed(5)
+        encoder = build_encoder(EncoderConfig(31, 20, 1, 4, 37))
+        ids = np.ones((2, 5), "int32")
+        inputs = {name: ids for name in ("token_ids", "segment_ids", "padding_mask")}
+        print([variable.path for variable in encoder.variables])
+        print(np.asarray(encoder(inputs, training=True)["pooled_output"]).tobytes().hex())
+    """
+    runs = [
+        subprocess.run([sys.executable, "-c", start + program], capture_output=True, check=True)
+        for start in ("", "import keras; keras.layers.Dropout(0.5)\n")
+    ]
+    assert runs[0].stdout == runs[1].stdout
