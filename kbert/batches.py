@@ -1,0 +1,219 @@
+"""From the rows of a split to batches: tokenise once, order by (seed, epoch), bucket by length.
+
+What a batch holds depends on data, vocabulary, seed and epoch alone, so that a run that was
+stopped goes on with the very rows that were next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kbert.data import Source, Split
+from kbert.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+MEGABATCH = 50  # batches among which rows are sorted by length; fewer in small sets
+
+
+@dataclass(frozen=True)
+class RaggedColumn:
+    """Ragged int32 ids of all rows of a file, mapped from disk."""
+
+    values: np.ndarray
+    """Ids of all rows after each other, int32 (tokens,)."""
+    offsets: np.ndarray
+    """Where each row starts, and where the last one ends, int64 (rows + 1,)."""
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Number of ids of each of the rows, int64."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and lengths of some rows: int32 (tokens,), int64 (len(rows),)."""
+        parts = [self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        lengths = np.array([len(part) for part in parts], np.int64)
+        return (np.concatenate(parts) if parts else self.values[:0]), lengths
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """The rows of a split as word-piece ids, one ragged column a segment."""
+
+    segments: tuple[RaggedColumn, ...]
+    rows: np.ndarray
+    """Row numbers in the file, int64 (rows,)."""
+    labels: np.ndarray | None
+    """Class index of each row, int32 (rows,)."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of word pieces of each row, all segments together, int64 (rows,)."""
+        return np.sum([segment.lengths(self.rows) for segment in self.segments], axis=0)
+
+    def take(self, positions: np.ndarray) -> EncodedSplit:
+        """Some of the rows, by their position in the split."""
+        labels = None if self.labels is None else self.labels[positions]
+        return EncodedSplit(self.segments, self.rows[positions], labels)
+
+
+def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedSplit:
+    """Tokenise the file of a split, or map what an earlier run has tokenised.
+
+    Args:
+        split: Rows of a file.
+        task: Brings the tokeniser, by `task.encode`.
+        cache_dir: Folder of tokenised data; None for the user's cache folder.
+    """
+    folder = _cache_folder(split.source, task, cache_dir)
+    if not folder.exists():
+        _encode_source(split.source, task, folder)
+    segments = tuple(_read_column(path) for path in sorted(folder.glob("*.ids")))
+    return EncodedSplit(segments, split.rows, split.labels)
+
+
+def epoch_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Positions of the rows of each batch: shuffled, with rows of like length together.
+
+    Rows are shuffled, sorted by length within groups of up to `MEGABATCH` batches, cut into
+    batches, and the batches are shuffled. A pure function of its arguments.
+
+    Args:
+        lengths: Number of tokens of each row.
+        batch_size: Rows a batch; only one batch can be smaller.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    group = batch_size * max(1, min(MEGABATCH, len(lengths) // (batch_size * 4)))
+    batches = []
+    for start in range(0, len(order), group):
+        rows = order[start : start + group]
+        rows = rows[np.argsort(-lengths[rows], kind="stable")]
+        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def length_order(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:
+    """Positions of the rows of each batch, the longest first, for evaluation."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def training_batches(
+    split: EncodedSplit, task: Task, *, batch_size: int, seed: int, epoch: int, start: int = 0
+) -> tf.data.Dataset:
+    """(inputs, targets, weights) of one epoch, from its batch number `start` on."""
+    lengths = np.minimum(split.lengths, task.max_length)
+    order = epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
+    seeds = [(seed, epoch * len(order) + step) for step in range(len(order))]
+    return _dataset(split, task, order[start:], seeds[start:])
+
+
+def evaluation_batches(split: EncodedSplit, task: Task, *, batch_size: int) -> tf.data.Dataset:
+    """(inputs, targets, weights) of every row, sorted by length; the same at every call."""
+    order = length_order(split.lengths, batch_size=batch_size)
+    return _dataset(split, task, order, [(0, step) for step in range(len(order))])
+
+
+def _dataset(
+    split: EncodedSplit, task: Task, order: list[np.ndarray], seeds: list[tuple[int, int]]
+) -> tf.data.Dataset:
+    def generate() -> Iterator[tuple]:
+        for positions, seed in zip(order, seeds, strict=True):
+            rows = split.rows[positions]
+            segments = tuple(segment.gather(rows) for segment in split.segments)
+            labels = np.zeros(len(rows)) if split.labels is None else split.labels[positions]
+            yield segments, labels.astype(np.int32), np.array(seed, np.int32)
+
+    def pack(segments: tuple, labels: tf.Tensor, seed: tf.Tensor) -> tuple:
+        ragged = [tf.RaggedTensor.from_row_lengths(ids, lengths) for ids, lengths in segments]
+        return task.batch(ragged, labels, seed)
+
+    segment = (tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int64))
+    signature = (
+        (segment,) * len(split.segments),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([2], tf.int32),
+    )
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    dataset = dataset.map(pack)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(order))).prefetch(8)
+
+
+def _cache_folder(source: Source, task: Task, cache_dir: str | None) -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(cache_dir) if cache_dir else home / "kbert"
+    key = json.dumps([source.digest, task.encoding_key], sort_keys=True)
+    return root / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _encode_source(source: Source, task: Task, folder: Path) -> None:
+    """Write one pair of files a segment, beside, then under the name."""
+    logger.info("tokenising %s", source.path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    encode = tf.function(task.encode, reduce_retracing=True)
+    beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        with _ColumnWriters(beside) as writers:
+            for batch in source.batches():
+                columns = [_strings(batch.column(name)) for name in source.text_columns]
+                writers.append(encode(columns))
+        try:
+            beside.rename(folder)
+        except OSError:  # another process was first; its files hold the same
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _strings(column) -> tf.Tensor:
+    return tf.constant(column.to_numpy(zero_copy_only=False), tf.string)
+
+
+class _ColumnWriters:
+    """Append ragged batches to files, one pair of ids and offsets a segment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: list = []
+        self.lengths: list[list[np.ndarray]] = []
+
+    def __enter__(self) -> _ColumnWriters:
+        return self
+
+    def append(self, segments: list[tf.RaggedTensor]) -> None:
+        for index, segment in enumerate(segments):
+            if index == len(self.files):
+                self.files.append(open(self.folder / f"{index}.ids", "wb"))  # noqa: SIM115
+                self.lengths.append([])
+            self.files[index].write(segment.values.numpy().astype("<i4").tobytes())
+            self.lengths[index].append(segment.row_lengths().numpy())
+
+    def __exit__(self, *_: object) -> None:
+        for index, file in enumerate(self.files):
+            file.close()
+            offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths[index]))])
+            np.save(self.folder / f"{index}.offsets.npy", offsets.astype(np.int64))
+
+
+def _read_column(path: Path) -> RaggedColumn:
+    offsets = np.load(path.with_name(f"{path.stem}.offsets.npy"))
+    values = np.memmap(path, "<i4", "r") if offsets[-1] else np.zeros(0, np.int32)
+    return RaggedColumn(values, offsets)

@@ -1,0 +1,51 @@
+"""Measure a model on a split: the outputs of all rows, their figures, predictions.csv."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import tensorflow as tf
+
+from kbert.batches import EncodedSplit, evaluation_batches, length_order
+from kbert.tasks.task import Task
+
+BATCH_SIZE = 32
+
+
+def collect(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, np.ndarray]:
+    """The task's outputs of every row, in the order of the split, each (rows, ...)."""
+    outputs = tf.function(
+        lambda inputs, targets, weights: task.outputs(model, inputs, targets, weights),
+        reduce_retracing=True,
+    )
+    collected: dict[str, list[np.ndarray]] = {}
+    for batch in evaluation_batches(split, task, batch_size=BATCH_SIZE):
+        for name, values in outputs(*batch).items():
+            collected.setdefault(name, []).append(values.numpy())
+    order = np.concatenate(length_order(split.lengths, batch_size=BATCH_SIZE))
+    places = np.argsort(order)
+    return {name: np.concatenate(parts)[places] for name, parts in collected.items()}
+
+
+def write_predictions(
+    path: Path, task: Task, split: EncodedSplit, outputs: dict[str, np.ndarray]
+) -> None:
+    """A CSV of the task's predictions: row (from 1, in its file), label if known, prediction ...
+
+    Nothing is written for a task without predictions.
+    """
+    columns = task.predictions(outputs)
+    if not columns:
+        return
+    table: dict[str, list] = {"row": [int(row) + 1 for row in split.rows]}
+    if split.labels is not None:
+        table["label"] = [task.labels[index] for index in split.labels]
+    table.update(columns)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    pa.csv.write_csv(pa.table(table), beside, pa.csv.WriteOptions(quoting_style="needed"))
+    beside.replace(path)

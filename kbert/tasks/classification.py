@@ -1,0 +1,169 @@
+"""Texts, or pairs of texts, into classes."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kbert.config import ClassificationOptions, Config, EncoderConfig
+from kbert.encoder import Dropout
+from kbert.metrics import MacroF1, classification_figures, cross_entropy
+from kbert.preprocessing import BertPacker, WordPieceTokenizer
+from kbert.tasks.task import Scores, Signature, Table
+
+
+class Classification:
+    """A label for a text (or for a pair): pooled [CLS] state -> dropout -> dense -> softmax.
+
+    As HuggingFace's BertForSequenceClassification. Columns beyond the second are joined to the
+    second segment by a space, in the graph, so that a client sends columns and never joins.
+    """
+
+    labelled = True
+    default_metric = "val_accuracy"
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: WordPieceTokenizer,
+        labels: tuple[str, ...],
+        label_counts: np.ndarray,
+    ) -> None:
+        self.options: ClassificationOptions = config.task
+        self.tokenizer = tokenizer
+        self.labels = labels
+        self.max_length = config.data.max_length
+        self.inputs = input_names(len(config.data.text_columns))
+        self.encoding_key = [self.inputs, tokenizer.get_config()]
+        self.packer = BertPacker(
+            max_length=self.max_length,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            name="packer",
+        )
+        self.class_weights = np.ones(len(labels), np.float32)
+        if self.options.class_weights == "balanced":
+            mean_count = label_counts.sum() / len(labels)
+            self.class_weights = (mean_count / label_counts).astype(np.float32)
+
+    def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:
+        """Strings to ids: one segment for one column, two for more."""
+        segments = [texts[0]]
+        if len(texts) > 1:
+            segments.append(tf.strings.join(texts[1:], separator=" "))
+        return [self.tokenizer(segment) for segment in segments]
+
+    def batch(
+        self, segments: list[tf.RaggedTensor], labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Packed inputs, one-hot targets (batch, classes), class weights (batch,)."""
+        del seed
+        targets = tf.one_hot(labels, len(self.labels))
+        return self.packer(segments), targets, tf.gather(self.class_weights, labels)
+
+    def build_model(
+        self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
+    ) -> keras.Model:
+        """Encoder and classifier, to logits float32 (batch, classes)."""
+        inputs = encoder.input
+        pooled = encoder(inputs)["pooled_output"]
+        pooled = Dropout(config.dropout, dtype=dtype, name="classifier_dropout")(pooled)
+        logits = keras.layers.Dense(
+            len(self.labels),
+            kernel_initializer=keras.initializers.TruncatedNormal(stddev=config.initializer_range),
+            dtype="float32",
+            name="classifier",
+        )(pooled)
+        return keras.Model(inputs, logits, name="classification")
+
+    def loss(self) -> keras.losses.Loss:
+        """Softmax cross-entropy, a mean weighted by class weights."""
+        return keras.losses.CategoricalCrossentropy(
+            from_logits=True,
+            label_smoothing=self.options.label_smoothing,
+            reduction="mean_with_sample_weight",
+        )
+
+    def metrics(self) -> dict[str, list[keras.metrics.Metric]]:
+        """Accuracy and macro-F1, each row counted once."""
+        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+        return {"metrics": [accuracy, MacroF1(len(self.labels))]}
+
+    def outputs(
+        self, model: keras.Model, inputs: dict[str, tf.Tensor], targets: Any, weights: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """label_index (batch,), probabilities and logits (batch, classes)."""
+        del targets, weights
+        return self._answers(model, inputs)
+
+    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> Scores:
+        """Accuracy, precision, recall, F1 and the confusion matrix; nothing without labels."""
+        if labels is None:
+            return Scores({})
+        count = len(self.labels)
+        figures = classification_figures(labels, outputs["label_index"], num_classes=count)
+        loss = cross_entropy(outputs["logits"], labels)
+        metrics = {
+            **figures.summary(),
+            "loss": loss,
+            "rows": len(labels),
+            "per_class": figures.per_class(self.labels),
+            "confusion_matrix": figures.confusion.tolist(),
+            "labels": list(self.labels),
+        }
+        return Scores(metrics, _tables(metrics))
+
+    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """The predicted class and a column p_CLASS for each class, nine digits."""
+        columns = {"prediction": [self.labels[index] for index in outputs["label_index"]]}
+        for index, label in enumerate(self.labels):
+            columns[f"p_{label}"] = [f"{value:.9g}" for value in outputs["probabilities"][:, index]]
+        return columns
+
+    def signatures(self, model: keras.Model) -> dict[str, Signature]:
+        """serving_default: text (or text_a, text_b ...) to label, probabilities, logits."""
+
+        def serve(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            answers = self._answers(model, self.packer(self.encode(list(texts))))
+            names = tf.constant(self.labels)
+            return {"label": tf.gather(names, answers["label_index"]), **answers}
+
+        return {"serving_default": Signature(self.inputs, serve)}
+
+    @staticmethod
+    def _answers(model: keras.Model, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        logits = model(inputs, training=False)
+        return {
+            "label_index": tf.argmax(logits, axis=-1, output_type=tf.int32),
+            "probabilities": tf.nn.softmax(logits),
+            "logits": logits,
+        }
+
+
+def input_names(columns: int) -> tuple[str, ...]:
+    """Names of the served inputs: text for one column, text_a, text_b, text_c ... for more."""
+    if columns == 1:
+        return ("text",)
+    return tuple(f"text_{letter}" for letter in string.ascii_lowercase[:columns])
+
+
+def _tables(metrics: dict[str, Any]) -> list[Table]:
+    names = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "loss")
+    overall = Table("overall", names, [tuple(metrics[name] for name in names)])
+    rows = [(label, *figures.values()) for label, figures in metrics["per_class"].items()]
+    per_class = Table("per class", ("class", "precision", "recall", "f1", "rows"), rows)
+    labels = metrics["labels"]
+    if len(labels) > 20:
+        return [overall, per_class]
+    counts = zip(labels, metrics["confusion_matrix"], strict=True)
+    confusion = Table(
+        "confusion matrix (rows: label, columns: prediction)",
+        ("", *labels),
+        [(label, *row) for label, row in counts],
+    )
+    return [overall, per_class, confusion]

@@ -1,0 +1,173 @@
+"""Masked words: continued pre-training on raw text, perplexity, fill-mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import tensorflow as tf
+
+from kbert.config import Config, EncoderConfig, MaskedLMOptions
+from kbert.encoder import activation_function
+from kbert.preprocessing import BertPacker, TokenMasker, WordPieceTokenizer
+from kbert.tasks.task import Scores, Signature, Table
+
+
+class MaskedLM:
+    """A distribution over the vocabulary for each masked word piece.
+
+    As HuggingFace's BertForMaskedLM, with the decoder tied to the token embedding. Masks are
+    drawn anew in every epoch (15%; of these 80% [MASK], 10% a random piece, 10% unchanged).
+    """
+
+    labelled = False
+    default_metric = "val_loss"
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: WordPieceTokenizer,
+        labels: tuple[str, ...] = (),
+        label_counts: np.ndarray | None = None,
+    ) -> None:
+        del labels, label_counts
+        self.options: MaskedLMOptions = config.task
+        self.tokenizer = tokenizer
+        self.labels = ()
+        self.max_length = config.data.max_length
+        self.encoding_key = [len(config.data.text_columns), tokenizer.get_config()]
+        self.packer = BertPacker(
+            max_length=self.max_length,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            name="packer",
+        )
+        self.masker = TokenMasker(
+            vocabulary_size=tokenizer.vocabulary_size,
+            mask_token_id=tokenizer.mask_token_id,
+            special_token_ids=(
+                tokenizer.cls_token_id,
+                tokenizer.sep_token_id,
+                tokenizer.pad_token_id,
+            ),
+            mask_rate=self.options.mask_rate,
+            name="masker",
+        )
+
+    def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:
+        """Strings to ids: all columns joined by a space, one segment."""
+        return [self.tokenizer(tf.strings.join(texts, separator=" "))]
+
+    def batch(
+        self, segments: list[tf.RaggedTensor], labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Masked inputs with mask_positions, target ids and weights, each (batch, masks)."""
+        del labels
+        packed = self.packer(segments)
+        masked = self.masker(packed, seed)
+        positions, weights = positions_of(masked["weights"] > 0)
+        targets = tf.gather(masked["labels"], positions, batch_dims=1)
+        inputs = {**packed, "token_ids": masked["token_ids"], "mask_positions": positions}
+        return inputs, targets, weights
+
+    def build_model(
+        self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
+    ) -> keras.Model:
+        """Encoder and masked-LM head, to logits float32 (batch, masks, vocabulary)."""
+        positions = keras.Input((None,), dtype="int32", name="mask_positions")
+        head = keras_nlp.layers.MaskedLMHead(
+            vocabulary_size=config.vocabulary_size,
+            token_embedding=encoder.get_layer("token_embedding"),
+            intermediate_activation=activation_function(config.activation),
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            kernel_initializer=keras.initializers.TruncatedNormal(stddev=config.initializer_range),
+            dtype=dtype,
+            name="masked_lm_head",
+        )
+        states = encoder(encoder.input)["sequence_output"]
+        logits = keras.layers.Activation("linear", dtype="float32", name="logits")(
+            head(states, mask_positions=positions)
+        )
+        return keras.Model({**encoder.input, "mask_positions": positions}, logits, name="masked_lm")
+
+    def loss(self) -> keras.losses.Loss:
+        """Cross-entropy, the mean over masked pieces."""
+        return keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        )
+
+    def metrics(self) -> dict[str, list[keras.metrics.Metric]]:
+        """Accuracy over masked pieces."""
+        return {"weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]}
+
+    def outputs(
+        self, model: keras.Model, inputs: dict[str, tf.Tensor], targets: Any, weights: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Sums over each row's masked pieces, (batch,): loss in nats, hits, pieces."""
+        logits = model(inputs, training=False)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+        hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == targets, tf.float32)
+        return {
+            "loss": tf.reduce_sum(loss * weights, axis=-1),
+            "hits": tf.reduce_sum(hits * weights, axis=-1),
+            "pieces": tf.reduce_sum(weights, axis=-1),
+        }
+
+    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> Scores:
+        """Loss, perplexity and accuracy over masked pieces, with masks that never change."""
+        del labels
+        sums = {name: values.sum(dtype=np.float64) for name, values in outputs.items()}
+        pieces = max(1.0, sums["pieces"])
+        metrics = {
+            "loss": float(sums["loss"] / pieces),
+            "perplexity": float(np.exp(sums["loss"] / pieces)),
+            "accuracy": float(sums["hits"] / pieces),
+            "masked_pieces": int(sums["pieces"]),
+            "rows": len(outputs["loss"]),
+        }
+        return Scores(metrics, [Table("masked words", tuple(metrics), [tuple(metrics.values())])])
+
+    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """None: the answer to a text without [MASK] is no prediction."""
+        del outputs
+        return {}
+
+    def signatures(self, model: keras.Model) -> dict[str, Signature]:
+        """serving_default: text with [MASK] to the top_k pieces for each [MASK]."""
+
+        def serve(text: tf.Tensor) -> dict[str, tf.Tensor]:
+            inputs = self.packer(self.encode([text]))
+            positions, weights = positions_of(inputs["token_ids"] == self.tokenizer.mask_token_id)
+            logits = model({**inputs, "mask_positions": positions}, training=False)
+            top = tf.math.top_k(tf.nn.softmax(logits), self.options.top_k)
+            pieces = tf.gather(tf.constant(self.tokenizer.vocabulary), top.indices)
+            present = weights[:, :, tf.newaxis] > 0
+            return {
+                "token": tf.where(present, pieces, ""),
+                "token_id": tf.where(present, top.indices, -1),
+                "score": tf.where(present, top.values, 0.0),
+            }
+
+        return {"serving_default": Signature(("text",), serve)}
+
+
+def positions_of(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where each row of a mask is true.
+
+    Args:
+        mask: bool (batch, length).
+
+    Returns:
+        Positions, int32 (batch, most in a row, at least 1), padded by 0, and their weights,
+        float32 of the same shape: 1 for a position, 0 for padding.
+    """
+    count = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+    width = tf.maximum(1, tf.reduce_max(tf.concat([count, [1]], axis=0)))
+    # true positions first, in their order: a stable sort of "is not true"
+    order = tf.argsort(tf.cast(tf.logical_not(mask), tf.int32), axis=1, stable=True)
+    present = tf.sequence_mask(count, width)
+    positions = tf.where(present, order[:, :width], 0)
+    return positions, tf.cast(present, tf.float32)

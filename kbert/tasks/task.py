@@ -1,0 +1,138 @@
+"""The contract of a task: what a use of BERT brings, and the rest of kbert builds on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kbert.config import Config, EncoderConfig
+from kbert.preprocessing import WordPieceTokenizer
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One signature of the exported model: strings in, answers out."""
+
+    inputs: tuple[str, ...]
+    """Names of the string inputs, each (batch,)."""
+    function: Callable[..., dict[str, tf.Tensor]]
+    """Takes the inputs in their order, gives the named outputs, each (batch, ...)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What evaluation says of a split."""
+
+    metrics: dict[str, Any]
+    """For metrics.json: numbers, lists and dictionaries of them."""
+    tables: list[Table] = field(default_factory=list)
+    """For the terminal."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of text and numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple]
+
+
+class Task(Protocol):
+    """A use of BERT.
+
+    The way of a text: `encode` turns strings into word-piece ids (once; they are cached),
+    `batch` packs ids into what the model takes, `build_model` puts a head on the encoder, and
+    `outputs` turns what the model gives into answers. Evaluation and the served `signatures` go
+    through the same `outputs`, so that what is measured is what is served.
+    """
+
+    labelled: ClassVar[bool]
+    """Whether the data needs a label column."""
+    tokenizer: WordPieceTokenizer
+    """Strings to word-piece ids."""
+    labels: tuple[str, ...]
+    """Names of the classes; () where there are none."""
+    max_length: int
+    """Longest input in word pieces."""
+    encoding_key: Any
+    """All that `encode` depends on, as JSON, for the key of the cache."""
+    default_metric: ClassVar[str]
+    """Validation metric that a search looks at, such as val_accuracy."""
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: WordPieceTokenizer,
+        labels: tuple[str, ...],
+        label_counts: np.ndarray,
+    ) -> None:
+        """
+        Args:
+            config: Options of the run; the task's own in `config.task`.
+            tokenizer: Strings to word-piece ids.
+            labels: Class names of the training split.
+            label_counts: Training rows of each class, int (classes,).
+        """
+
+    def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:
+        """Strings, one tensor (batch,) a text column, to ids (batch, None), one a segment."""
+        ...
+
+    def batch(
+        self, segments: list[tf.RaggedTensor], labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, tf.Tensor]:
+        """Ids to the model's (inputs, targets, sample weights), inside tf.data.
+
+        Args:
+            segments: What `encode` gave for the rows.
+            labels: Class index of each row, int32 (batch,); zeros where there are none.
+            seed: int32 (2,), a pure function of (seed, epoch, step), for stateless randomness.
+        """
+        ...
+
+    def build_model(
+        self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
+    ) -> keras.Model:
+        """The functional model: the encoder and the head, to logits in float32.
+
+        Args:
+            encoder: Functional encoder of `kbert.encoder`.
+            config: Sizes and constants of the encoder.
+            dtype: Keras' dtype policy of the head.
+        """
+        ...
+
+    def loss(self) -> keras.losses.Loss:
+        """A new loss between targets and what the model gives."""
+        ...
+
+    def metrics(self) -> dict[str, list[keras.metrics.Metric]]:
+        """New metrics as compile's arguments `metrics` (of all rows alike) or `weighted_metrics`.
+
+        All their variables are sums over rows: the monitor takes differences of them.
+        """
+        ...
+
+    def outputs(
+        self, model: keras.Model, inputs: dict[str, tf.Tensor], targets: Any, weights: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """What evaluation collects of a batch, one tensor (batch, ...) a name."""
+        ...
+
+    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> Scores:
+        """Figures of a split from the outputs of all its rows."""
+        ...
+
+    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """Columns of predictions.csv; {} where a task writes none."""
+        ...
+
+    def signatures(self, model: keras.Model) -> dict[str, Signature]:
+        """What the exported model serves, by signature name."""
+        ...

@@ -1,0 +1,474 @@
+"""Fit a task's model: AdamW with warm-up, an epoch after the other, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from kbert.batches import EncodedSplit, evaluation_batches, training_batches
+from kbert.config import EncoderConfig, ModelOptions, TrainOptions
+from kbert.encoder import build_encoder
+from kbert.errors import InputError
+from kbert.loading import load_checkpoint_weights, read_encoder_config
+from kbert.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_BATCH_SIZE = 64
+POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and its state is in a checkpoint."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come; all that a checkpoint holds besides variables."""
+
+    epoch: int = 0
+    """Epoch that is running, from 0."""
+    step: int = 0
+    """Steps done of that epoch."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Training and validation figures of each finished epoch."""
+    best_value: float | None = None
+    """Best value of the best_metric so far."""
+    best_epoch: int | None = None
+    """Epoch that had it."""
+    stopped: bool = False
+    """Whether early stopping has ended the run."""
+    examples: int = 0
+    """Rows of the steps that were timed (the first one of a process traces and is not)."""
+    seconds: float = 0.0
+    """Time of these steps."""
+
+    @property
+    def examples_per_second(self) -> float:
+        """Training rows a second; 0 before two steps are done."""
+        return self.examples / self.seconds if self.seconds else 0.0
+
+
+@keras.saving.register_keras_serializable(package="kbert")
+class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate that rises linearly to its peak, then falls linearly to zero.
+
+    As HuggingFace's get_linear_schedule_with_warmup.
+
+    Args:
+        peak: Learning rate at the end of the warm-up.
+        warmup_steps: Steps of the warm-up.
+        total_steps: Steps of the whole run.
+    """
+
+    def __init__(self, peak: float, *, warmup_steps: int, total_steps: int) -> None:
+        super().__init__()
+        self.peak = peak
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32")
+        rising = step / self.warmup_steps if self.warmup_steps else 1.0
+        falling = (self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
+        return self.peak * keras.ops.clip(keras.ops.minimum(rising, falling), 0.0, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "peak": self.peak,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+        }
+
+
+def new_model(
+    task: Task, checkpoint: Path | None, options: ModelOptions, train: TrainOptions
+) -> keras.Model:
+    """The task's model with the checkpoint's weights; what it lacks is new, by the seed.
+
+    Args:
+        task: Brings head and vocabulary.
+        checkpoint: Folder in HuggingFace layout; None for a model from scratch.
+        options: Sizes of a model from scratch, and dropout.
+        train: Precision and seed.
+
+    Raises:
+        InputError: max_length is over the checkpoint's positions, or its weights do not fit.
+    """
+    keras.utils.set_random_seed(train.seed)
+    config = _encoder_config(task, checkpoint, options)
+    if task.max_length > config.max_sequence_length:
+        raise InputError(
+            f"data.max_length {task.max_length} is over the {config.max_sequence_length} "
+            f"positions that {checkpoint} has."
+        )
+    dtype = POLICIES[train.precision]
+    model = task.build_model(build_encoder(config, dtype=dtype), config, dtype=dtype)
+    if checkpoint is not None:
+        load_checkpoint_weights(model, checkpoint)
+    return model
+
+
+def _encoder_config(task: Task, checkpoint: Path | None, options: ModelOptions) -> EncoderConfig:
+    if checkpoint is not None:
+        config = read_encoder_config(checkpoint)
+    else:
+        config = EncoderConfig(
+            vocabulary_size=task.tokenizer.vocabulary_size,
+            hidden_dim=options.hidden_dim,
+            num_layers=options.num_layers,
+            num_heads=options.num_heads,
+            intermediate_dim=options.intermediate_dim,
+            max_sequence_length=max(512, task.max_length),
+        )
+    if options.dropout is None:
+        return config
+    return dataclasses.replace(config, dropout=options.dropout, attention_dropout=options.dropout)
+
+
+def new_optimizer(
+    options: TrainOptions, *, total_steps: int, variables: list[keras.Variable]
+) -> keras.optimizers.Optimizer:
+    """AdamW with clipping; no weight decay on biases and LayerNorm.
+
+    Args:
+        options: Rates and norms.
+        total_steps: Steps of the whole run, for the schedule.
+        variables: What will be trained.
+    """
+    schedule = WarmupLinear(
+        options.learning_rate,
+        warmup_steps=math.ceil(options.warmup * total_steps),
+        total_steps=total_steps,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        weight_decay=options.weight_decay,
+        epsilon=1e-8,
+        global_clipnorm=options.clip_norm or None,
+        name="adamw",
+    )
+    undecayed = [v for v in variables if v.path.split("/")[-1] in ("bias", "gamma", "beta")]
+    optimizer.exclude_from_weight_decay(var_list=undecayed)
+    return optimizer
+
+
+def fit(
+    model: keras.Model,
+    task: Task,
+    train: EncodedSplit,
+    validation: EncodedSplit | None,
+    options: TrainOptions,
+    *,
+    folder: Path | None,
+    callbacks: list[keras.callbacks.Callback],
+) -> Progress:
+    """Train a model; at the end it has the weights of the last, or the best, epoch.
+
+    Args:
+        model: Model of the task, not compiled.
+        task: Loss, metrics and batches.
+        train: Rows to learn from.
+        validation: Rows to measure after each epoch.
+        options: How.
+        folder: Where checkpoints are, and where the run goes on from; None for none.
+        callbacks: What else looks on.
+
+    Raises:
+        InputError: best_metric or patience without a validation split or with an unknown metric.
+        Interrupted: SIGINT came, and the checkpoint is written.
+    """
+    steps = math.ceil(len(train) / options.batch_size)
+    _compile(model, task, options, total_steps=steps * options.epochs)
+    _check_best_metric(model, task, validation, options)
+    # What the first step finds, in this order:
+    # 1. a checkpoint in the folder: all variables and the position are restored (exact resume);
+    # 2. otherwise: the weights that the model came with, and new optimizer state.
+    state = None if folder is None else latest_checkpoint(folder)
+    progress = Progress() if state is None else read_progress(state)
+    if state is not None:
+        logger.info("going on from %s", state.name)
+        _build_state(model, train, task, options)
+    seen = None
+    if validation is not None:
+        seen = evaluation_batches(validation, task, batch_size=EVALUATION_BATCH_SIZE)
+    with _stop_on_signals() as asked:
+        keeper = _Keeper(progress, options, folder=folder, restore=state, asked=asked, steps=steps)
+        while progress.epoch < options.epochs and not progress.stopped:
+            batches = training_batches(
+                train,
+                task,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                epoch=progress.epoch,
+                start=progress.step,
+            )
+            model.fit(
+                batches,
+                validation_data=seen,
+                initial_epoch=progress.epoch,
+                epochs=progress.epoch + 1,
+                # the keeper is first: what comes after sees the restored state; and last to save
+                callbacks=[keeper, *callbacks, _Saver(keeper)],
+                shuffle=False,  # the batches are ordered already
+                verbose=0,
+            )
+    if options.best_metric or options.patience:
+        keeper.restore_best(model)
+    return progress
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write a model's weights (no optimizer, no random state) under their paths."""
+    _write(path, {variable.path: variable.numpy() for variable in model.weights}, {})
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Read what `save_weights` wrote, into a model of the same task and sizes."""
+    tensors = safetensors.numpy.load_file(path)
+    for variable in model.weights:
+        variable.assign(tensors[variable.path])
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Give one model the weights of another of the same structure, whatever the dtype policy."""
+    for theirs, ours in zip(source.weights, target.weights, strict=True):
+        ours.assign(theirs)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run, None before the first."""
+    return max(folder.glob("step-*.safetensors"), default=None)
+
+
+def read_progress(path: Path) -> Progress:
+    """How far the run of a checkpoint had come."""
+    with safetensors.safe_open(path, "numpy") as file:
+        return Progress(**json.loads(file.metadata()["progress"]))
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Keeps the progress: restores it, counts, decides on stopping, writes checkpoints."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        options: TrainOptions,
+        *,
+        folder: Path | None,
+        restore: Path | None,
+        asked: list[int],
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.progress = progress
+        self.options = options
+        self.folder = folder
+        self.pending = restore
+        self.asked = asked
+        self.steps = steps
+        self.metric = f"val_{(options.best_metric or 'loss').removeprefix('val_')}"
+        self.best_weights: list[np.ndarray] | None = None
+        self.last_time: float | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if self.pending is not None:  # after fit has reset the metrics: their sums are restored
+            _restore_variables(self.model, self.pending)
+            self.pending = None
+            if self.progress.step == 0:  # they are of the epoch before
+                self.model.reset_metrics()
+        self.last_time = None if self.model.optimizer.iterations == 0 else time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        now = time.perf_counter()
+        self.progress.step += 1
+        if self.last_time is not None and batch > 0:
+            self.progress.seconds += now - self.last_time
+            self.progress.examples += self.options.batch_size
+        self.last_time = now
+
+    def after_batch(self) -> None:
+        """Once every other callback has seen the batch."""
+        if self.progress.step == self.steps:  # the end of the epoch saves
+            return
+        if self.asked or self.progress.step % self.options.checkpoint_steps == 0:
+            self.save()
+            self.last_time = time.perf_counter()
+        self._leave_if_asked()
+
+    def after_epoch(self, logs: dict[str, float]) -> None:
+        """Once every other callback has seen the epoch."""
+        progress = self.progress
+        progress.history.append({name: float(value) for name, value in logs.items()})
+        if self.metric in logs and self._is_better(float(logs[self.metric])):
+            progress.best_value = float(logs[self.metric])
+            progress.best_epoch = progress.epoch
+            self._keep_best()
+        waited = progress.epoch - (progress.best_epoch or 0)
+        progress.stopped = bool(self.options.patience) and waited >= self.options.patience
+        progress.epoch += 1
+        progress.step = 0
+        self.save()
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        if self.asked:
+            raise Interrupted(str(self.folder or "no checkpoint folder"))
+
+    def save(self) -> None:
+        """Write a checkpoint, and drop the ones before it."""
+        if self.folder is None:
+            return
+        total = int(self.model.optimizer.iterations)
+        path = self.folder / f"step-{total:09d}.safetensors"
+        older = set(self.folder.glob("step-*.safetensors")) - {path}
+        progress = json.dumps(dataclasses.asdict(self.progress))
+        _write(path, _variables(self.model, as_arrays=True), {"progress": progress})
+        for old in older:
+            old.unlink()
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Give the model the weights of its best epoch."""
+        if self.folder is not None:
+            load_weights(model, self.folder / "best.safetensors")
+        elif self.best_weights is not None:
+            model.set_weights(self.best_weights)
+
+    def _is_better(self, value: float) -> bool:
+        best = self.progress.best_value
+        if best is None or math.isnan(best):
+            return True
+        smaller_is_better = self.metric.endswith(("loss", "perplexity"))
+        return value < best if smaller_is_better else value > best
+
+    def _keep_best(self) -> None:
+        if not (self.options.best_metric or self.options.patience):
+            return
+        if self.folder is None:
+            self.best_weights = self.model.get_weights()
+        else:
+            save_weights(self.model, self.folder / "best.safetensors")
+
+
+class _Saver(keras.callbacks.Callback):
+    """Comes last, so that a checkpoint is of a moment that all callbacks have seen."""
+
+    def __init__(self, keeper: _Keeper) -> None:
+        super().__init__()
+        self.keeper = keeper
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.keeper.after_batch()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.keeper.after_epoch(logs or {})
+
+
+def _compile(model: keras.Model, task: Task, options: TrainOptions, *, total_steps: int) -> None:
+    optimizer = new_optimizer(options, total_steps=total_steps, variables=model.trainable_variables)
+    model.compile(optimizer, loss=task.loss(), jit_compile=options.xla, **task.metrics())
+
+
+def _check_best_metric(
+    model: keras.Model, task: Task, validation: EncodedSplit | None, options: TrainOptions
+) -> None:
+    if not (options.best_metric or options.patience):
+        return
+    option = "train.best_metric" if options.best_metric else "train.patience"
+    if validation is None:
+        raise InputError(f"{option} needs a validation split: data.validation or a fraction.")
+    metrics = [metric.name for group in task.metrics().values() for metric in group]
+    wanted = (options.best_metric or "loss").removeprefix("val_")
+    if wanted not in ("loss", *metrics):
+        raise InputError(
+            f"train.best_metric: there is no metric {wanted!r}; there are loss, "
+            f"{', '.join(metrics)}."
+        )
+
+
+def _build_state(
+    model: keras.Model, train: EncodedSplit, task: Task, options: TrainOptions
+) -> None:
+    """Create the variables of optimizer and metrics, so that they can be restored."""
+    model.optimizer.build(model.trainable_variables)
+    batches = training_batches(
+        train, task, batch_size=options.batch_size, seed=options.seed, epoch=0
+    )
+    model.test_on_batch(*next(iter(batches)))
+
+
+def _variables(model: keras.Model, *, as_arrays: bool = False) -> dict[str, Any]:
+    """All state of training by a name: weights, random seeds, metrics, optimizer."""
+    found = {}
+    groups = {
+        "model": [*model.weights, *model.variables],
+        "metrics": model.metrics_variables,
+        "optimizer": model.optimizer.variables,
+    }
+    seen: set[int] = set()
+    for group, variables in groups.items():
+        unique = [v for v in variables if not (id(v) in seen or seen.add(id(v)))]
+        for index, variable in enumerate(unique):
+            name = f"{group}/{index}/{variable.path}"
+            found[name] = variable.numpy() if as_arrays else variable
+    return found
+
+
+def _restore_variables(model: keras.Model, path: Path) -> None:
+    tensors = safetensors.numpy.load_file(path)
+    variables = _variables(model)
+    if set(tensors) != set(variables):
+        odd = sorted(set(tensors) ^ set(variables))[0]
+        raise InputError(f"{path}: the checkpoint is of another model (variable {odd}).")
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write beside, then rename: a reader never sees a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # safetensors writes the bytes of C-contiguous arrays only
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    safetensors.numpy.save_file(whole, beside, metadata=metadata)
+    beside.replace(path)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[list[int]]:
+    """A list that SIGINT fills: the step that runs is finished first. A second SIGINT kills."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logger.warning("stopping after this step (Ctrl-C again: at once, without saving)")
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not in the main thread: nobody to listen to
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,92 @@
+"""Masked words: which are hidden, what is asked, what is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbert.config import parse
+from kbert.preprocessing import tokenizer_from_files
+from kbert.tasks.masked_lm import MaskedLM, positions_of
+from kbert.training import new_model
+
+MASKS = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), max_size=5).map(
+        lambda rows: np.array(rows, bool).reshape(-1, width)
+    )
+)
+
+
+@given(MASKS)
+def test_positions_are_those_of_the_mask(mask: np.ndarray) -> None:
+    positions, weights = positions_of(tf.constant(mask))
+    assert positions.shape == weights.shape
+    assert positions.shape[1] >= 1
+    for row, places, present in zip(mask, positions.numpy(), weights.numpy(), strict=True):
+        assert places[present > 0].tolist() == np.flatnonzero(row).tolist()
+        assert not places[present == 0].any()
+
+
+@pytest.fixture
+def task(tiny_options: list[str], tiny_checkpoint: Path) -> MaskedLM:
+    config = parse([*tiny_options, "--task", "masked_lm", "--task.mask_rate", "0.5"])
+    return MaskedLM(config, tokenizer_from_files(tiny_checkpoint))
+
+
+def test_targets_are_the_hidden_pieces(task: MaskedLM) -> None:
+    texts = ["the cats sat not ran", "a good dog ran .", "bad"] * 20
+    segments = task.encode([tf.constant(texts)])
+    whole = task.packer(segments)["token_ids"].numpy()
+    inputs, targets, weights = task.batch(segments, tf.zeros(60, tf.int32), tf.constant([3, 4]))
+    places = inputs["mask_positions"].numpy()
+    present = weights.numpy() > 0
+    np.testing.assert_array_equal(
+        targets.numpy()[present], np.take_along_axis(whole, places, 1)[present]
+    )
+    assert not np.isin(targets.numpy()[present], [0, 2, 3]).any()
+    hidden = np.take_along_axis(inputs["token_ids"].numpy(), places, 1)[present]
+    assert 0.6 < (hidden == 4).mean() < 0.95  # 80% become [MASK]
+    changed = inputs["token_ids"].numpy() != whole
+    assert changed.sum() <= present.sum()
+    again, _, _ = task.batch(segments, tf.zeros(60, tf.int32), tf.constant([3, 4]))
+    other, _, _ = task.batch(segments, tf.zeros(60, tf.int32), tf.constant([3, 5]))
+    np.testing.assert_array_equal(inputs["token_ids"], again["token_ids"])
+    assert not np.array_equal(inputs["token_ids"], other["token_ids"])
+
+
+def test_served_answers_are_the_largest_probabilities(
+    task: MaskedLM, tiny_options: list[str], tiny_checkpoint: Path
+) -> None:
+    config = parse([*tiny_options, "--task", "masked_lm"])
+    model = new_model(task, tiny_checkpoint, config.model, config.train)
+    served = task.signatures(model)["serving_default"].function(
+        tf.constant(["the [MASK] sat", "a [MASK] [MASK]", "cat"])
+    )
+    assert served["token"].shape == (3, 2, 5)
+    inputs = task.packer(task.encode([tf.constant(["the [MASK] sat"])]))
+    logits = model({**inputs, "mask_positions": tf.constant([[2]])})[0, 0]
+    order = np.argsort(-logits.numpy())[:5]
+    assert served["token_id"][0, 0].numpy().tolist() == order.tolist()
+    words = [task.tokenizer.vocabulary[index].encode() for index in order]
+    assert served["token"][0, 0].numpy().tolist() == words
+    np.testing.assert_allclose(
+        served["score"][0, 0], tf.nn.softmax(logits).numpy()[order], atol=1e-6
+    )
+    assert served["token"][2].numpy().tolist() == [[b""] * 5] * 2
+
+
+def test_score_is_a_mean_over_pieces(task: MaskedLM) -> None:
+    outputs = {
+        "loss": np.array([6.0, 1.0, 0.0], np.float32),
+        "hits": np.array([1.0, 1.0, 0.0], np.float32),
+        "pieces": np.array([3.0, 1.0, 0.0], np.float32),
+    }
+    metrics = task.score(outputs, None).metrics
+    assert metrics["loss"] == pytest.approx(7 / 4)
+    assert metrics["perplexity"] == pytest.approx(np.exp(7 / 4))
+    assert metrics["accuracy"] == pytest.approx(0.5)

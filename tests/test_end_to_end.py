@@ -1,0 +1,237 @@
+"""train.py -> SavedModel -> server -> client: the same numbers at every hop."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import train
+from serve.client import predict_grpc, predict_rest
+from serve.server import LocalServer
+
+ROOT = Path(__file__).resolve().parents[1]
+OLD_PYTHON = ROOT / ".venv-tf212" / "bin" / "python"
+
+
+def words_of(options: dict[str, object]) -> list[str]:
+    return [str(word) for pair in options.items() for word in pair]
+
+
+@pytest.fixture(scope="module")
+def options(tiny_checkpoint: Path, tiny_csv: Path, tmp_path_factory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp("end_to_end")
+    return {
+        "--data.train": tiny_csv,
+        "--data.max_length": 12,
+        "--data.cache_dir": folder / "cache",
+        "--model.checkpoint": tiny_checkpoint,
+        "--train.epochs": 2,
+        "--train.batch_size": 8,
+        "--train.learning_rate": 3e-3,
+        "--train.best_metric": "accuracy",
+        "--monitor.every_steps": 2,
+        "--search.tuner": "grid",
+        "--search.trials": 2,
+        "--search.epochs": 1,
+        "--search.fraction": 0.5,
+        "--search.learning_rate": "[3.0e-3]",
+        "--search.batch_size": "[4, 8]",
+        "--export.name": "moods",
+        "--export.version": 7,
+        "--output": folder / "run",
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(options: dict[str, object]) -> Path:
+    """A finished run: search, training, evaluation, export."""
+    assert train.main(words_of(options)) == 0
+    return Path(str(options["--output"]))
+
+
+@pytest.fixture(scope="module")
+def texts_of_test(finished: Path, tiny_csv: Path) -> list[str]:
+    with tiny_csv.open(encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    return [texts[int(row["row"]) - 1] for row in read_predictions(finished)]
+
+
+def read_predictions(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def probabilities(folder: Path) -> np.ndarray:
+    rows = read_predictions(folder)
+    return np.array([[float(row["p_negative"]), float(row["p_positive"])] for row in rows])
+
+
+def test_folder_of_a_finished_run(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "checkpoints", "config.yaml", "export", "metrics.json", "predictions.csv", "search",
+        "tensorboard",
+    }  # fmt: skip
+    weights = [path.name for path in (finished / "checkpoints").iterdir()]
+    assert sorted(weights) == ["best.safetensors", "model.safetensors"]
+    assert [path.name for path in (finished / "export" / "moods").iterdir()] == ["7"]
+    labels = (finished / "export" / "moods" / "7" / "assets" / "labels.txt").read_text()
+    assert labels == "negative\npositive\n"
+
+
+def test_metrics_are_those_of_the_predictions(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics) == {"search", "validation", "test", "train"}
+    rows = read_predictions(finished)
+    right = sum(row["label"] == row["prediction"] for row in rows) / len(rows)
+    assert metrics["test"]["accuracy"] == pytest.approx(right)
+    labels = [["negative", "positive"].index(row["label"]) for row in rows]
+    loss = -np.log(probabilities(finished)[np.arange(len(rows)), labels]).mean()
+    assert metrics["test"]["loss"] == pytest.approx(loss, abs=1e-6)
+    assert metrics["train"]["examples_per_second"] > 0
+    assert len(metrics["search"]) == 2
+    assert metrics["train"]["batch_size"] == metrics["search"][0]["batch_size"]
+
+
+def test_a_finished_run_says_so(finished: Path, options: dict, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert train.main(words_of(options)) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_other_options_in_the_folder_are_refused(finished: Path, options: dict, capsys) -> None:
+    assert train.main([*words_of(options), "--train.epochs", "3"]) == 2
+    assert "other options (train.epochs: 2 -> 3): name a new folder" in capsys.readouterr().err
+    assert train.main([*words_of(options), "--resume", "never"]) == 2
+    assert "--resume never needs a new folder" in capsys.readouterr().err
+
+
+def test_config_reads_back(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["train"]["epochs"] == 2
+    assert config["export"]["version"] == 7
+
+
+def test_server_answers_what_the_file_says(finished: Path, texts_of_test: list[str]) -> None:
+    expected = probabilities(finished)
+    rows = read_predictions(finished)
+    base = finished / "export" / "moods"
+    with LocalServer("moods", base.resolve()) as server:
+        url = f"http://{server.rest_address}/v1/models/moods"
+        by_rest = predict_rest(url, {"text": texts_of_test})
+        by_grpc = predict_grpc(server.grpc_address, "moods", {"text": texts_of_test})
+        single = predict_rest(url, {"text": texts_of_test[:1]})
+    for answers in (by_rest, by_grpc):
+        np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+        assert list(answers["label"]) == [row["prediction"] for row in rows]
+        assert answers["label_index"].dtype == np.int32
+        assert answers["logits"].shape == (len(rows), 2)
+    np.testing.assert_allclose(single["probabilities"], expected[:1], atol=1e-5)
+
+
+def test_old_tensorflow_answers_the_same(
+    finished: Path, texts_of_test: list[str], tmp_path: Path
+) -> None:
+    if not OLD_PYTHON.exists():
+        pytest.skip("no environment of TensorFlow 2.12.1 (.venv-tf212): `make test` makes it")
+    inputs, outputs = tmp_path / "inputs.json", tmp_path / "outputs.npz"
+    inputs.write_text(json.dumps({"text": texts_of_test}), encoding="utf-8")
+    script = ROOT / "kbert" / "session_check.py"
+    model = finished / "export" / "moods" / "7"
+    subprocess.run(
+        [str(OLD_PYTHON), str(script), str(model), str(inputs), str(outputs)],
+        check=True,
+        capture_output=True,
+    )
+    with np.load(outputs) as answers:
+        np.testing.assert_allclose(answers["probabilities"], probabilities(finished), atol=1e-5)
+
+
+def test_tensorboard_has_the_curves(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for name in ("train", "validation"):
+        events = EventAccumulator(str(finished / "tensorboard" / name))
+        events.Reload()
+        found[name] = events
+    for tag in ("loss", "accuracy", "f1_macro", "learning_rate"):
+        steps = [event.step for event in found["train"].Tensors(tag)]
+        assert steps == sorted(set(steps))
+        assert all(step % 2 == 0 for step in steps)
+    for tag in ("epoch_loss", "epoch_accuracy", "epoch_f1_macro"):
+        for events in found.values():
+            assert [event.step for event in events.Tensors(tag)] == [1, 2]
+    assert found["train"].Graph().node
+    options = found["train"].Tensors("options")
+    assert b"epochs: 2" in options[0].tensor_proto.string_val[0]
+
+
+def test_pairs_and_masked_words(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The other inputs and the other task, by the same commands, at toy size."""
+    rows = [f"the cat {word}\ta dog\tsat .\t{label}" for word, label in
+            [("good", "yes"), ("bad", "no")] * 20]  # fmt: skip
+    table = tmp_path / "pairs.tsv"
+    table.write_text("\n".join(["first\tsecond\tthird\tlabel", *rows]) + "\n")
+    common = ["--data.max_length", "12", "--data.cache_dir", tmp_path / "cache",
+              "--model.checkpoint", tiny_checkpoint, "--smoke"]  # fmt: skip
+    words = ["--data.train", table, "--data.text_column", "[first, second, third]",
+             "--output", tmp_path / "pairs", *common]  # fmt: skip
+    assert train.main([str(word) for word in words]) == 0
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(f"the {animal} sat ." for animal in ["cat", "dog"] * 20))
+    words = ["--task", "masked_lm", "--data.train", lines, "--output", tmp_path / "words", *common]
+    assert train.main([str(word) for word in words]) == 0
+    metrics = json.loads((tmp_path / "words" / "metrics.json").read_text())
+    assert metrics["test"]["perplexity"] == pytest.approx(np.exp(metrics["test"]["loss"]))
+    with LocalServer("pairs", (tmp_path / "pairs" / "export" / "pairs").resolve()) as server:
+        url = f"http://{server.rest_address}/v1/models/pairs"
+        columns = {"text_a": ["the cat good"], "text_b": ["a dog"], "text_c": ["sat ."]}
+        assert predict_rest(url, columns)["probabilities"].shape == (1, 2)
+    with LocalServer("words", (tmp_path / "words" / "export" / "words").resolve()) as server:
+        answers = predict_grpc(
+            server.grpc_address, "words", {"text": ["the [MASK] sat [MASK]", "a cat"]}
+        )
+    assert answers["score"].shape == answers["token"].shape == (2, 2, 5)
+    assert answers["token_id"][1].tolist() == [[-1] * 5] * 2
+    assert (np.diff(answers["score"][0]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--data.train": "missing.csv"}, "missing.csv"),
+        ({"--data.label_column": "mood"}, "mood"),
+        ({"--data.text_column": "words"}, "words"),
+        ({"--model.checkpoint": "/no/such/folder"}, "there is no such folder"),
+        ({"--data.max_length": 34}, "data.max_length 34 is over the 33 positions"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    options: dict, tmp_path: Path, changes: dict, message: str, capsys
+) -> None:
+    output = tmp_path / "run"
+    arguments = words_of({**options, "--output": output, **changes})
+    assert train.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert [line for line in error.splitlines() if "error:" in line] == error.splitlines()[-1:]
+    assert not output.exists()
+
+
+def test_command_line_as_a_process(tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "--data.train", str(tmp_path / "no.csv")]
+    process = subprocess.run(
+        [*command, "--model.checkpoint", str(tmp_path), "--output", str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert process.stderr.strip().splitlines()[-1].startswith("train.py: error: ")

@@ -1,0 +1,219 @@
+"""Schedule, optimizer, exact resume, early stopping."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kbert.batches import encode_split
+from kbert.config import parse
+from kbert.data import read_dataset
+from kbert.errors import InputError
+from kbert.preprocessing import tokenizer_from_files
+from kbert.tasks import task_class
+from kbert.training import (
+    Interrupted,
+    WarmupLinear,
+    fit,
+    latest_checkpoint,
+    new_model,
+    new_optimizer,
+    read_progress,
+)
+
+
+class Setting:
+    """A tiny task with its splits, to train as often as a test likes."""
+
+    def __init__(self, words: list[str], checkpoint: Path) -> None:
+        self.config = parse(words)
+        self.checkpoint = checkpoint
+        kind = task_class(self.config.task.name)
+        dataset = read_dataset(self.config.data, labelled=kind.labelled, seed=0)
+        tokenizer = tokenizer_from_files(checkpoint)
+        self.task = kind(self.config, tokenizer, dataset.labels, np.array([3, 1]))
+        self.splits = {
+            name: encode_split(split, self.task, cache_dir=self.config.data.cache_dir)
+            for name, split in dataset.splits.items()
+        }
+
+    def train(self, folder: Path | None, *callbacks: keras.callbacks.Callback):
+        options = self.config.train
+        model = new_model(self.task, self.checkpoint, self.config.model, options)
+        progress = fit(
+            model,
+            self.task,
+            self.splits["train"],
+            self.splits["validation"],
+            options,
+            folder=folder,
+            callbacks=list(callbacks),
+        )
+        return model, progress
+
+
+class Stop(keras.callbacks.Callback):
+    """Raises SIGINT, as Ctrl-C does, after a number of steps."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def assert_same_weights(ours: keras.Model, theirs: keras.Model) -> None:
+    for left, right in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(left.numpy(), right.numpy(), err_msg=left.path)
+
+
+@pytest.mark.parametrize(("task", "steps"), [("classification", (4, 11, 13)), ("masked_lm", (15,))])
+def test_stopped_and_resumed_is_the_same_to_the_bit(
+    tiny_options: list[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    task: str,
+    steps: tuple[int, ...],
+) -> None:
+    """Stopped in mid-epoch, at its end and again in the next; eleven steps an epoch."""
+    words = [*tiny_options, "--task", task, "--train.best_metric", "loss"]
+    setting = Setting(words, tiny_checkpoint)
+    whole, progress = setting.train(tmp_path / "whole")
+    for step in steps:
+        keras.utils.set_random_seed(step)  # another process starts from another state
+        with pytest.raises(Interrupted):
+            setting.train(tmp_path / "parts", Stop(step))
+    resumed, resumed_progress = setting.train(tmp_path / "parts")
+    assert_same_weights(whole, resumed)
+    assert resumed_progress.history == progress.history
+    assert resumed_progress.best_epoch == progress.best_epoch
+
+
+def test_a_seed_repeats_a_run(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    setting = Setting(tiny_options, tiny_checkpoint)
+    first, _ = setting.train(None)
+    second, _ = setting.train(None)
+    assert_same_weights(first, second)
+    setting.config.train.seed = 1
+    third, _ = setting.train(None)
+    assert not np.array_equal(first.weights[0].numpy(), third.weights[0].numpy())
+
+
+def test_it_learns(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    words = ["--train.epochs", "12", "--train.learning_rate", "3e-3", "--model.dropout", "0"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    _, progress = setting.train(None)
+    assert progress.history[-1]["val_accuracy"] >= 0.9
+    assert progress.history[-1]["loss"] < 0.8 * progress.history[0]["loss"]
+    assert progress.examples_per_second > 0
+
+
+def test_checkpoints_are_kept_by_count(
+    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    setting = Setting([*tiny_options, "--train.checkpoint_steps", "3"], tiny_checkpoint)
+    with pytest.raises(Interrupted):
+        setting.train(tmp_path / "checkpoints", Stop(7))
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step-000000007.safetensors"]
+    progress = read_progress(latest_checkpoint(folder))
+    assert (progress.epoch, progress.step) == (0, 7)
+
+
+def test_best_weights_and_patience(
+    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    words = ["--train.epochs", "9", "--train.patience", "1", "--train.best_metric", "accuracy"]
+    setting = Setting([*tiny_options, *words, "--train.learning_rate", "1e-6"], tiny_checkpoint)
+    for folder in (tmp_path / "checkpoints", None):
+        model, progress = setting.train(folder)
+        assert progress.stopped
+        assert progress.epoch == progress.best_epoch + 2
+        assert progress.best_value == max(row["val_accuracy"] for row in progress.history)
+    assert (tmp_path / "checkpoints" / "best.safetensors").exists()
+    restored = {v.path: v.numpy() for v in model.weights}
+    again, _ = setting.train(tmp_path / "checkpoints")  # finished: nothing to do but to restore
+    for variable in again.weights:
+        np.testing.assert_array_equal(variable.numpy(), restored[variable.path])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--train.best_metric", "beauty"],
+            "there is no metric 'beauty'; there are loss, accuracy",
+        ),
+        (
+            ["--train.patience", "1", "--data.validation_fraction", "0"],
+            "train.patience needs a validation split",
+        ),
+    ],
+)
+def test_best_metric_that_cannot_be(
+    tiny_options: list[str], tiny_checkpoint: Path, words: list[str], message: str
+) -> None:
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    setting.splits.setdefault("validation", None)
+    with pytest.raises(InputError, match=message):
+        setting.train(None)
+
+
+def test_precision_keeps_float32_variables(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    setting = Setting([*tiny_options, "--train.precision", "bfloat16"], tiny_checkpoint)
+    model, progress = setting.train(None)
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert model.get_layer("encoder").get_layer("transformer_layer_0").compute_dtype == "bfloat16"
+    assert np.isfinite(progress.history[-1]["loss"])
+
+
+def test_max_length_over_positions(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    setting = Setting([*tiny_options, "--data.max_length", "34"], tiny_checkpoint)
+    with pytest.raises(InputError, match="data.max_length 34 is over the 33 positions"):
+        setting.train(None)
+
+
+def test_schedule_is_huggingfaces() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = transformers.get_linear_schedule_with_warmup(optimizer, 3, 11)
+    ours = WarmupLinear(0.5, warmup_steps=3, total_steps=11)
+    for step in range(12):
+        assert float(ours(step)) == pytest.approx(theirs.get_last_lr()[0], abs=1e-7)
+        optimizer.step()
+        theirs.step()
+
+
+def test_optimizer_is_torchs_adamw() -> None:
+    torch = pytest.importorskip("torch")
+    options = parse(
+        ["--data.train", "a", "--model.vocab", "v", "--output", "o", "--train.weight_decay", "0.1",
+         "--train.warmup", "0", "--train.learning_rate", "0.05", "--train.clip_norm", "0"]
+    ).train  # fmt: skip
+    kernel = keras.Variable([[1.0, -2.0]], name="kernel")
+    bias = keras.Variable([0.5, 3.0], name="bias")
+    ours = new_optimizer(options, total_steps=10, variables=[kernel, bias])
+    weights = [torch.nn.Parameter(torch.tensor(v.numpy())) for v in (kernel, bias)]
+    groups = [
+        {"params": weights[:1], "weight_decay": 0.1},
+        {"params": weights[1:], "weight_decay": 0.0},
+    ]
+    theirs = torch.optim.AdamW(groups, lr=0.05)
+    generator = np.random.default_rng(0)
+    for step in range(5):
+        gradients = [generator.normal(size=v.shape).astype("float32") for v in (kernel, bias)]
+        ours.apply([keras.ops.convert_to_tensor(g) for g in gradients], [kernel, bias])
+        for group in theirs.param_groups:
+            group["lr"] = 0.05 * (10 - step) / 10
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = torch.tensor(gradient)
+        theirs.step()
+    for variable, weight in zip((kernel, bias), weights, strict=True):
+        np.testing.assert_allclose(variable.numpy(), weight.detach().numpy(), atol=1e-6)

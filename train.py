@@ -1,0 +1,34 @@
+"""Fine-tune a pretrained BERT on a file of texts: `python train.py --help`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from kbert.config import at_toy_size, parse
+from kbert.errors import InputError
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for bad input, 130 after Ctrl-C."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        config = parse(arguments)
+        # TensorFlow is imported from here on: --help and a wrong option are answered at once
+        from kbert import run
+
+        return run.run(at_toy_size(config) if config.smoke else config)
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
