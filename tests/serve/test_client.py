@@ -1,0 +1,187 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve.client import ClientError, main, predict_grpc, predict_rest
+
+ROOT = Path(__file__).parents[2]
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def url(rest_address: str) -> str:
+    return f"http://{rest_address}/v1/models"
+
+
+def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert list(ours) == list(theirs)
+    for name, array in ours.items():
+        assert array.dtype == theirs[name].dtype
+        np.testing.assert_array_equal(array, theirs[name])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        ("half", {"x": [[1], [1 / 3], [float("nan")], [float("-inf")], [1e-42]]}),
+        ("half", {"x": np.float64([[0.1], [1e30]])}),
+        ("pair", {"a": [], "b": np.zeros(0)}),
+        ("pair", {"a": [1.5, 2], "b": np.int64([3, 4])}),
+        ("text", {"text": ["all is good", "ä\0", b"\xff\0"]}),
+        ("text", {"text": np.array(["all is good"])}),
+        ("text", {"text": "one text, no list"}),
+    ],
+)
+def test_both_ways_give_the_same(url: str, grpc_address: str, model: str, inputs: dict[str, Any]):
+    by_rest = predict_rest(f"{url}/{model}", inputs)
+    assert_equal(by_rest, predict_grpc(grpc_address, model, inputs))
+
+
+def test_strings_are_text_and_bytes_are_bytes(url: str):
+    outputs = predict_rest(f"{url}/text", {"text": ["mäh", b"\xff"]})
+    assert outputs["label"].tolist() == ["schläft", "schläft"]
+    assert outputs["text_bytes"].tolist() == ["mäh".encode(), b"\xff"]
+    assert outputs["probabilities"].dtype == np.float32
+
+
+def test_proxies_are_passed_by(url: str, grpc_address: str, monkeypatch: pytest.MonkeyPatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://{NOBODY}")
+    inputs = {"x": [[1]]}
+    assert_equal(predict_rest(f"{url}/half", inputs), predict_grpc(grpc_address, "half", inputs))
+
+
+def test_rows_give_the_same_as_columns(url: str):
+    rows = [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
+    assert_equal(
+        predict_rest(f"{url}/pair", instances=rows),
+        predict_rest(f"{url}/pair", {"a": [1, 3], "b": [2, 4]}),
+    )
+    assert predict_rest(f"{url}/half", instances=[1, 2])["y"].tolist() == [2.5, 3]
+    with pytest.raises(ValueError, match="one of inputs and instances"):
+        predict_rest(f"{url}/half")
+
+
+def test_signatures_and_versions(url: str, grpc_address: str):
+    by_rest = predict_rest(f"{url}/half/versions/123", {"x": [1, 2]}, signature_name="total")
+    asked = {"version": 123, "signature_name": "total"}
+    assert_equal(by_rest, predict_grpc(grpc_address, "half", {"x": [1, 2]}, **asked))
+    assert by_rest["total"].shape == ()
+
+
+def test_errors_of_rest(url: str):
+    with pytest.raises(ClientError, match="answered 404: Servable not found for request: Latest"):
+        predict_rest(f"{url}/no", {"x": [1]})
+    with pytest.raises(ClientError, match="answered 400: Missing named input: b in 'inputs'"):
+        predict_rest(f"{url}/pair", {"a": [1]})
+    with pytest.raises(ClientError, match="no signature no, only .*serving_default"):
+        predict_rest(f"{url}/pair", {"a": [1]}, signature_name="no")
+    with pytest.raises(ClientError, match=f"no answer from http://{NOBODY}"):
+        predict_rest(f"http://{NOBODY}/v1/models/half", {"x": [1]})
+
+
+def test_errors_of_grpc(grpc_address: str):
+    with pytest.raises(ClientError, match="answered NOT_FOUND: Servable not found"):
+        predict_grpc(grpc_address, "no", {"x": [1]})
+    with pytest.raises(ClientError, match="answered INVALID_ARGUMENT: input size does not match"):
+        predict_grpc(grpc_address, "pair", {"a": [1]})
+    with pytest.raises(ClientError, match="input a is no array of type float"):
+        predict_grpc(grpc_address, "pair", {"a": ["one"], "b": [1]})
+    with pytest.raises(ClientError, match=f"no answer from {NOBODY}"):
+        predict_grpc(NOBODY, "half", {"x": [1]})
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["--rest", "--grpc"])
+def server(request: pytest.FixtureRequest, rest_address: str, grpc_address: str) -> list[str]:
+    return [request.param, rest_address if request.param == "--rest" else grpc_address]
+
+
+def test_command_with_texts(server: list[str], capsys: pytest.CaptureFixture):
+    assert main([*server, "--model", "text", "all is good", "mäh"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["gut", "schläft"]
+    assert json.loads(lines[1])["text_bytes"] == {"b64": "bcOkaA=="}
+    assert "schläft" in lines[1]
+
+
+def test_command_with_named_inputs(server: list[str], capsys: pytest.CaptureFixture):
+    pairs = [("a", 1), ("b", 2), ("a", 3), ("b", 4.5)]
+    inputs = [f"--input={name}={value}" for name, value in pairs]
+    assert main([*server, "--model=pair", *inputs]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"product": 2.0, "sum": 3.0},
+        {"product": 13.5, "sum": 7.5},
+    ]
+
+
+def test_command_with_a_scalar_output(server: list[str], capsys: pytest.CaptureFixture):
+    arguments = ["--model=half", "--version=123", "--signature=total", "1", "2"]
+    assert main([*server, *arguments]) == 0
+    assert json.loads(capsys.readouterr().out) == {"total": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=no", "text"], "Servable not found for request: Latest(no)"),
+        (["--model=pair", "1"], "the model takes a, b: give each as --input NAME=VALUE"),
+        (["--model=pair", "--input=c=1"], "the model has no input c, it takes a, b"),
+        (["--model=half", "some text"], "input x is of type float, not 'some text'"),
+    ],
+)
+def test_command_errors_are_one_line(
+    server: list[str], arguments: list[str], message: str, capsys: pytest.CaptureFixture
+):
+    assert main([*server, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("serve.client: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+@pytest.mark.parametrize("way", ["--rest", "--grpc"])
+def test_command_without_a_server(way: str, capsys: pytest.CaptureFixture):
+    assert main([way, NOBODY, "--model=half", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("serve.client: no answer from ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model=half", "1"],
+        [f"--rest={NOBODY}", "1"],
+        [f"--rest={NOBODY}", f"--grpc={NOBODY}", "--model=half", "1"],
+        [f"--rest={NOBODY}", "--model=half"],
+        [f"--rest={NOBODY}", "--model=half", "--input=x"],
+        [f"--rest={NOBODY}", "--model=half", "--inputs=x=1"],
+    ],
+)
+def test_wrong_flags_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_rest_does_without_tensorflow(url: str):
+    code = (
+        "import sys; from serve.client import predict_rest\n"
+        f"print(predict_rest({url + '/half'!r}, {{'x': [1]}})['y'])\n"
+        "assert not {'tensorflow', 'grpc'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "[2.5]\n"), done.stderr
