@@ -1,0 +1,115 @@
+"""Who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GROUND = {"errors"}
+PREPROCESSING = {"assets", "config", "tokenizer_files", *GROUND}
+MODEL = {
+    "config",
+    "encoder",
+    "checkpoint_files",
+    "huggingface",
+    "loading",
+    "preprocessing",
+    *GROUND,
+}
+TASKS = {"config", "encoder", "preprocessing", "metrics", "tasks.task", *GROUND}
+LEVELS = {
+    "errors": set(),
+    "config": GROUND,
+    "data": {"config", *GROUND},
+    "checkpoint_files": GROUND,
+    "metrics": {"config", *GROUND},
+    "assets": {"assets"},
+    "tokenizer_files": GROUND,
+    "preprocessing": PREPROCESSING,
+    "encoder": {"config", *GROUND},
+    "huggingface": {"config", "checkpoint_files", *GROUND},
+    "loading": MODEL,
+    "tasks.task": {"config", "preprocessing", *GROUND},
+    "tasks": TASKS,
+    "batches": {"data", "tasks.task", *GROUND},
+    "terminal": {"tasks.task"},
+    "monitor": {"tasks.task", "config"},
+    "evaluation": {"batches", "tasks.task", "config", *GROUND},
+    "export": {"tasks.task", "config", *GROUND},
+    "session_check": set(),
+    "training": {"batches", "tasks.task", "config", "encoder", "loading", *GROUND},
+    "search": {"batches", "training", "tasks.task", "config", *GROUND},
+}
+SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
+         "numpy", "google", "serve"}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of what a file imports, wherever it stands in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            if node.module in ("kbert", "kbert.tasks", "kbert.assets"):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def level_of(module: str) -> str:
+    """The row of LEVELS for a module below kbert."""
+    if module in LEVELS:
+        return module
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kbert").rglob("*.py")), ids=lambda path: path.stem)
+def test_direction(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT / "kbert").with_suffix("").parts)
+    if module in ("__init__", "run"):
+        return
+    allowed = LEVELS[level_of(module.removesuffix(".__init__"))]
+    for name in imports(path):
+        top, _, below = name.partition(".")
+        assert top not in ("serve", "train", "torch", "tf_keras"), f"{path}: imports {name}"
+        if (
+            top == "kbert"
+            and below
+            and (ROOT / "kbert" / below.replace(".", "/")).with_suffix(".py").exists()
+        ):
+            assert below in allowed or below.split(".")[0] in allowed, f"{path}: imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "serve").rglob("*.py")), ids=lambda path: path.stem)
+def test_serve_knows_nothing_of_kbert(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert tops - set(sys.stdlib_module_names) <= SERVE
+
+
+def test_one_home_each() -> None:
+    for path in sorted((ROOT / "kbert").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert ("tf.summary" in text) == (path.name == "monitor.py"), path
+        assert ("ExportArchive" in text) <= (path.name in ("export.py",)), path
+
+
+def test_kbert_is_light() -> None:
+    code = "import kbert, sys; print(sorted({'tensorflow', 'keras', 'torch'} & set(sys.modules)))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip() == "[]", process.stderr
+
+
+def test_public_names() -> None:
+    import kbert
+
+    for name in kbert.__all__:
+        assert getattr(kbert, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        kbert.nothing  # noqa: B018

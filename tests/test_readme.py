@@ -1,0 +1,96 @@
+"""The README's commands run, its tree is the project's, and both languages say the same."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = ("README.md", "README.zh.md")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_both_languages_show_the_same_code() -> None:
+    for language in ("console", "bash", "python", "text"):
+        ours, theirs = (blocks(name, language) for name in READMES)
+        assert ours == theirs
+        assert ours
+    tables = [re.findall(r"^\| `(.+?)`", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE)
+              for name in READMES]  # fmt: skip
+    assert tables[0] == tables[1]
+
+
+def test_tree_is_there() -> None:
+    folder = ROOT
+    tree = next(block for block in blocks("README.md", "text") if block.startswith("train.py"))
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = ROOT / "kbert" if line.startswith("  ") else ROOT
+        assert (folder / name).exists(), line
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        assert f"`recipes/{recipe.name}`" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_make_targets() -> None:
+    for target in ("demo", "test", "lint", "bench-quality"):
+        process = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
+        )
+        assert process.returncode == 0, process.stderr
+
+
+def test_train_command(tiny_csv: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The README's train.py, on small files, at smoke size; then its server on the export."""
+    command, server = (block.strip() for block in blocks("README.md", "bash"))
+    command = command.replace("articles.csv", str(tiny_csv))
+    command = command.replace("$CHECKPOINT", str(tiny_checkpoint))
+    words = shlex.split(command.replace("runs/news", str(tmp_path / "runs" / "news")))
+    extra = ["--smoke", "--data.max_length", "16", "--data.cache_dir", str(tmp_path / "cache")]
+    process = subprocess.run(
+        [sys.executable, *words[1:], *extra], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert {path.name for path in (tmp_path / "runs" / "news").iterdir()} == {
+        "checkpoints", "config.yaml", "export", "metrics.json", "predictions.csv", "tensorboard",
+    }  # fmt: skip
+    words = shlex.split(server.replace("$PWD", str(tmp_path)))
+    words = [re.sub(r"port=\d+", f"port={free_port()}", word) for word in words]
+    served = subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert b"serving news version 1" in served.stdout.readline()
+    finally:
+        served.terminate()
+        assert served.wait() == 0
+
+
+def test_python_example(tiny_checkpoint: Path) -> None:
+    code = blocks("README.md", "python")[0].replace("path/to/checkpoint", str(tiny_checkpoint))
+    names: dict = {}
+    exec(code, names)  # noqa: S102
+    assert (
+        names["tokenizer"].vocabulary_size
+        == names["encoder"].get_layer("token_embedding").input_dim
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_no_placeholder_is_left(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "DEMO_OUTPUT" not in text
+    assert "QUALITY_OUTPUT" not in text
