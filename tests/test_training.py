@@ -106,11 +106,14 @@ def test_a_seed_repeats_a_run(tiny_options: list[str], tiny_checkpoint: Path) ->
 
 
 def test_it_learns(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    """From the loss of a guess to almost none; at most one of the ten validation rows is wrong."""
     words = ["--train.epochs", "12", "--train.learning_rate", "3e-3", "--model.dropout", "0"]
-    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    setting = Setting([*tiny_options, *words, "--train.seed", "3"], tiny_checkpoint)
     _, progress = setting.train(None)
-    assert progress.history[-1]["val_accuracy"] >= 0.9
-    assert progress.history[-1]["loss"] < 0.8 * progress.history[0]["loss"]
+    assert len(setting.splits["validation"]) == 10
+    assert progress.history[-1]["val_accuracy"] > 0.85  # 9 of 10 is 0.89999998 in float32
+    assert progress.history[-1]["accuracy"] > 0.95
+    assert progress.history[-1]["loss"] < 0.5 * progress.history[0]["loss"]
     assert progress.examples_per_second > 0
 
 
