@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 
 from kbert.config import at_toy_size, parse
 from kbert.errors import InputError
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from kbert.startup import import_tensorflow_quietly
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = parse(arguments)
         # TensorFlow is imported from here on: --help and a wrong option are answered at once
+        import_tensorflow_quietly()
         from kbert import run
 
         return run.run(at_toy_size(config) if config.smoke else config)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from kbert.terminal import ProgressReport, print_table
 from kbert.training import Interrupted, copy_weights, fit, new_model, save_weights
 
 SMOKE_ROWS = 64
+NOISY_LOGS = ("absl", "tensorflow", "httpx")
 UNCOMPARED = ("resume", "debug", "output")  # what may differ when a run goes on
 
 
@@ -40,9 +43,7 @@ def run(config: Config) -> int:
     Raises:
         InputError: a file, an option, a checkpoint or the output folder cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "tensorflow", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _set_up_logging()
     tf.config.experimental.enable_op_determinism()
     folder = Path(config.output)
     if _is_finished(folder, config):
@@ -53,7 +54,8 @@ def run(config: Config) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     _write_text(folder / "config.yaml", as_yaml(config))
     try:
-        _train_and_export(config, task, splits, checkpoint, folder)
+        with _saying_once("kbert.loading"):
+            _train_and_export(config, task, splits, checkpoint, folder)
     except Interrupted:
         print(f"stopped; the same command goes on from {folder / 'checkpoints'}.")
         return 130
@@ -62,6 +64,28 @@ def run(config: Config) -> int:
             shutil.rmtree(folder)
         raise
     return 0
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in NOISY_LOGS:
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _saying_once(name: str) -> Iterator[None]:
+    """Every trial of a search loads the same checkpoint: what was loaded is said once."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message in said or said.add(message))
+
+    logging.getLogger(name).addFilter(is_new)
+    try:
+        yield
+    finally:
+        logging.getLogger(name).removeFilter(is_new)
 
 
 def _is_finished(folder: Path, config: Config) -> bool:

@@ -24,6 +24,7 @@ MODEL = {
 TASKS = {"config", "encoder", "preprocessing", "metrics", "tasks.task", *GROUND}
 LEVELS = {
     "errors": set(),
+    "startup": set(),
     "config": GROUND,
     "data": {"config", *GROUND},
     "checkpoint_files": GROUND,
