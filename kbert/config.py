@@ -374,6 +374,7 @@ def _parser(task_name: str):
     parser = jsonargparse.ArgumentParser(
         prog="train.py",
         exit_on_error=False,
+        allow_abbrev=False,
         usage="train.py [--config FILE] [--GROUP.OPTION VALUE ...] --output FOLDER",
         description="Fine-tune a pretrained BERT on a file of texts; measure, watch and export it.",
         epilog="Example: python train.py --config recipes/news.yaml --data.train articles.csv "

@@ -110,6 +110,18 @@ class DataSet:
     of that split; "train/test": rows of the second split whose texts stand in the first."""
 
 
+def require_files(options: DataOptions) -> None:
+    """Check at once, before anything slow, that there are files of the names given.
+
+    Raises:
+        InputError: a file is missing, empty, a folder, or of an unknown extension.
+    """
+    for role in ("train", "validation", "test"):
+        file = getattr(options, role)
+        if file is not None:
+            _require_file(Path(file), role)
+
+
 def read_dataset(options: DataOptions, *, labelled: bool, seed: int) -> DataSet:
     """Read and check the files of a run once, and split their rows.
 

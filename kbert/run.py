@@ -20,7 +20,7 @@ import yaml
 
 from kbert.batches import EncodedSplit, encode_split
 from kbert.config import Config, TrainOptions, as_dict, as_yaml, differences
-from kbert.data import DataSet, read_dataset
+from kbert.data import DataSet, read_dataset, require_files
 from kbert.errors import InputError
 from kbert.evaluation import collect, write_predictions
 from kbert.export import export
@@ -115,6 +115,7 @@ def _is_finished(folder: Path, config: Config) -> bool:
 
 def _prepare(config: Config) -> tuple[Task, dict[str, EncodedSplit], Path | None]:
     """Read and tokenise everything that the run depends on; nothing is written to its folder."""
+    require_files(config.data)
     kind = task_class(config.task.name)
     checkpoint = None
     if config.model.checkpoint:

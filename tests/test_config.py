@@ -48,6 +48,7 @@ def test_short_forms() -> None:
     ("words", "message"),
     [
         (["--train.epohs", "3"], "train.epohs"),
+        (["--train.epoch", "3"], "train.epoch"),
         (["--train.epochs", "0"], "train.epochs must be at least 1, received 0."),
         (["--train.epochs", "many"], "train.epochs"),
         (["--train.learning_rate", "2"], "train.learning_rate must be in (0, 1), received 2.0."),

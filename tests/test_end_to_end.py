@@ -208,6 +208,7 @@ def test_pairs_and_masked_words(tiny_checkpoint: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"--data.train": "missing.csv"}, "missing.csv"),
+        ({"--data.test": "gone.csv", "--model.checkpoint": "/no/such/folder"}, "gone.csv"),
         ({"--data.label_column": "mood"}, "mood"),
         ({"--data.text_column": "words"}, "words"),
         ({"--model.checkpoint": "/no/such/folder"}, "there is no such folder"),
