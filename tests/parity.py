@@ -10,10 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from kbert import losses
-from kbert.huggingface import named_tensors
+from kbert.encoder import build_encoder
+from kbert.heads import build_model
+from kbert.huggingface import HEADS as HF_HEADS
+from kbert.huggingface import encoder_config, named_tensors
 
 TOLERANCE = 1e-5
 """Largest difference allowed, times the reference's largest absolute value where that is over 1."""
+
+GRADIENT_TOLERANCE = 1e-4
+"""Largest difference allowed between gradients of a tensor, over its largest gradient."""
 
 
 def largest_difference(ours: Any, reference: Any) -> float:
@@ -200,6 +206,13 @@ class Head:
             return self.loss()(both, tf.stack(logits, axis=1))
         pairs = zip(labels.values(), logits, strict=True)
         return sum(self.loss()(label, given) for label, given in pairs)
+
+
+def our_head(head: Head, config: Any) -> Any:
+    """Our model of a head, by HuggingFace's config."""
+    ours = encoder_config(config.to_dict())
+    name = HF_HEADS[head.kind]
+    return build_model(build_encoder(ours), ours, head=name, num_labels=head.num_labels)
 
 
 SEQUENCE = "BertForSequenceClassification"

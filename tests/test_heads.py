@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from parity import (
+    GRADIENT_TOLERANCE,
     HEADS,
-    Head,
     arrays,
     assert_round_trip,
     assert_same_outputs,
     largest_gradient_difference,
     our_gradients,
+    our_head,
     random_inputs,
     tf_model,
     tf_outputs,
@@ -32,7 +32,7 @@ from kbert.checkpoint_files import open_tensors, write_safetensors
 from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
-from kbert.huggingface import encoder_config, load_weights, named_tensors
+from kbert.huggingface import load_weights, named_tensors
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
@@ -45,16 +45,6 @@ BY_NAME = pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
 BY_KIND = pytest.mark.parametrize(
     "head", {head.kind: head for head in HEADS}.values(), ids=lambda head: head.kind
 )
-
-
-def our_model(head: Head, config: Any) -> keras.Model:
-    encoder = build_encoder(encoder_config(config.to_dict()))
-    return heads.build_model(
-        encoder,
-        encoder_config(config.to_dict()),
-        head=huggingface.HEADS[head.kind],
-        num_labels=head.num_labels,
-    )
 
 
 def new_model(name: str, config: EncoderConfig = CONFIG, dtype: str = "float32") -> keras.Model:
@@ -71,7 +61,7 @@ def test_loss_and_gradients_are_torchs(head):
     # Without dropout training is a function of its inputs.
     config = head.config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     reference = torch_model(head.kind, config)
-    model = our_model(head, config)
+    model = our_head(head, config)
     assert load_weights(model, arrays(reference), source="torch").unexpected == ()
     labels = head.labels(INPUTS, 31)
     logits = head.our_logits(model, INPUTS, training=True)
@@ -85,7 +75,7 @@ def test_loss_and_gradients_are_torchs(head):
     exact = torch_gradients(copy.deepcopy(reference).double(), INPUTS, labels)
     for wanted in (torch_gradients(reference, INPUTS, labels), exact):
         difference, name = largest_gradient_difference(ours, wanted, exact)
-        assert difference < 1e-4, name
+        assert difference <= GRADIENT_TOLERANCE, name
 
 
 @BY_KIND
@@ -93,7 +83,7 @@ def test_logits_and_loss_are_tensorflows(head, tmp_path):
     pytest.importorskip("tf_keras")
     reference = tf_model(f"TF{head.kind}", head.config())
     reference.save_pretrained(tmp_path)
-    model = our_model(head, head.config())
+    model = our_head(head, head.config())
     report = load_weights(model, open_tensors(tmp_path / "tf_model.h5"), source="h5")
     assert report.unexpected == ()
     assert [name for name in report.missing if not name.startswith("pooler/")] == []
@@ -122,14 +112,14 @@ def test_own_decoder_is_written_and_read_again(kind, tmp_path):
     head = next(head for head in HEADS if head.kind == kind)
     config = head.config(tie_word_embeddings=False)
     reference = torch_model(kind, config)
-    model = our_model(head, config)
+    model = our_head(head, config)
     load_weights(model, arrays(reference), source="torch")
     exported = named_tensors(model)
     theirs = arrays(reference)
     for name in theirs:
         if name != "cls.predictions.decoder.bias":  # another name of cls.predictions.bias
             np.testing.assert_array_equal(exported[name], theirs[name], err_msg=name)
-    again = our_model(head, config)
+    again = our_head(head, config)
     load_weights(again, exported, source="ours")
     assert_round_trip(model, again)
 
