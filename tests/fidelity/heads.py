@@ -85,17 +85,22 @@ def head_against_tensorflow(head: Head) -> Finding:
     return bounded(max(worst), TOLERANCE, len(worst))
 
 
-def counting_labels(head: Head, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Labels that TensorFlow's losses take: of a text they must count, there is no multi-label."""
+def counting_labels(head: Head, inputs: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    """Labels that TensorFlow's losses take: all of them count, and a regression is of one number.
+
+    {} where its model has no such loss.
+    """
     labels = head.labels(inputs, 31)
-    if head.problem_type == "multi_label_classification":
+    last = inputs["token_ids"].shape[1] - 1
+    if head.name in ("multi-label", "regression of 3 numbers"):
         return {}
     if head.kind == "BertForQuestionAnswering":
-        last = inputs["token_ids"].shape[1] - 1
-        return {name: np.clip(array, 0, last) for name, array in labels.items()}
-    if head.problem_type == "single_label_classification" or "Next" in head.kind:
-        return {name: np.maximum(array, 0) for name, array in labels.items()}
-    return labels
+        labels = {name: np.clip(array, 0, last) for name, array in labels.items()}
+    if head.name in ("single label", "next sentence"):
+        labels = {name: np.maximum(array, 0) for name, array in labels.items()}
+    if head.name == "next sentence":
+        labels = {"next_sentence_label": labels["labels"]}
+    return {name: tf.constant(array) for name, array in labels.items()}
 
 
 def head_gradients(head: Head) -> Finding:
