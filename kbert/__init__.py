@@ -16,6 +16,7 @@ _HOMES = {
     "build_encoder": "kbert.encoder",
     "load_encoder": "kbert.loading",
     "load_tokenizer": "kbert.loading",
+    "save_checkpoint": "kbert.saving",
 }
 __all__ = list(_HOMES)
 

@@ -394,3 +394,61 @@ def _refuse_untied_decoder(
 
 def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f", and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def h5_tensors(tensors: Mapping[str, np.ndarray], architecture: str) -> dict[str, np.ndarray]:
+    """The tensors of `named_tensors` by the names and in the shapes of a tf_model.h5.
+
+    Args:
+        tensors: Arrays by torch's names.
+        architecture: HuggingFace's class of the model, without its "TF": "BertForMaskedLM".
+
+    Raises:
+        InputError: a decoder of its own, which transformers' TensorFlow classes do not have.
+    """
+    if "cls.predictions.decoder.weight" in tensors:
+        raise InputError(
+            "tf_model.h5: cannot hold a masked-LM decoder that is not the token embedding; write "
+            "model.safetensors alone."
+        )
+    scope = re.sub(
+        "(?<=[a-z])(?=[A-Z])", "_", f"tf_{architecture}"
+    ).lower()  # tf_bert_for_masked_lm
+    arrays = {}
+    for name, array in tensors.items():
+        layer, path = _h5_path(name)
+        arrays[f"{layer}/{scope}/{path}"] = array.T if path.endswith("/kernel:0") else array
+    if any(name.startswith("mlm___cls/") for name in arrays):
+        # The head of TensorFlow's classes holds the embeddings, so they stand there as well.
+        start = f"bert/{scope}/bert/embeddings/"
+        embeddings = {name: array for name, array in arrays.items() if name.startswith(start)}
+        arrays |= {f"mlm___cls/{name[5:]}": array for name, array in embeddings.items()}
+    return arrays
+
+
+def _h5_path(name: str) -> tuple[str, str]:
+    """The layer and the path of a tensor: `_name_from_h5` read backwards.
+
+    encoder.layer.0.output.dense.weight -> bert, bert/encoder/layer_._0/output/dense/kernel:0.
+    """
+    *modules, leaf = name.removeprefix("bert.").split(".")
+    if modules[0] == "cls":
+        modules[0] = "nsp___cls" if modules[1] == "seq_relationship" else "mlm___cls"
+    if modules[0] in ("embeddings", "encoder", "pooler"):
+        modules.insert(0, "bert")
+    if modules[-1] == "LayerNorm":
+        leaf = {"weight": "gamma", "bias": "beta"}[leaf]
+    elif leaf == "weight" and modules[-1] in ("position_embeddings", "token_type_embeddings"):
+        leaf = "embeddings"
+    elif leaf == "weight" and modules[-1] != "word_embeddings":
+        leaf = "kernel"
+    return modules[0], "/".join([*modules, f"{leaf}:0"]).replace("/layer/", "/layer_._")
+
+
+def unnamed_weights(model: keras.Model) -> list[str]:
+    """Paths of the weights that HuggingFace's BERT has no place for, states of dropout apart."""
+    return [
+        path
+        for path, variable in _variables(model)
+        if _hf_name(path) is None and keras.backend.is_float_dtype(variable.dtype)
+    ]
