@@ -411,9 +411,8 @@ def h5_tensors(tensors: Mapping[str, np.ndarray], architecture: str) -> dict[str
             "tf_model.h5: cannot hold a masked-LM decoder that is not the token embedding; write "
             "model.safetensors alone."
         )
-    scope = re.sub(
-        "(?<=[a-z])(?=[A-Z])", "_", f"tf_{architecture}"
-    ).lower()  # tf_bert_for_masked_lm
+    # BertForMaskedLM -> tf_bert_for_masked_lm
+    scope = re.sub("(?<=[a-z])(?=[A-Z])", "_", f"tf_{architecture}").lower()
     arrays = {}
     for name, array in tensors.items():
         layer, path = _h5_path(name)

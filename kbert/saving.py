@@ -103,7 +103,7 @@ def save_checkpoint(
             write_h5(beside / "tf_model.h5", huggingface.h5_tensors(tensors, architecture.name))
 
 
-def read_encoder_config(model: keras.Model) -> EncoderConfig:
+def config_from_layers(model: keras.Model) -> EncoderConfig:
     """Sizes and constants of an encoder, or of the one a model nests, from its layers.
 
     Raises:
@@ -180,7 +180,7 @@ def _config(
 ) -> dict[str, Any]:
     """The content of config.json."""
     encoder = _find_encoder(model)
-    config = read_encoder_config(encoder)
+    config = config_from_layers(encoder)
     if tokenizer.vocabulary_size > config.vocabulary_size:
         raise InputError(
             f"tokenizer: has {tokenizer.vocabulary_size} tokens, the model only embeds "
