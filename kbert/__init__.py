@@ -15,6 +15,7 @@ _HOMES = {
     "WordPieceTokenizer": "kbert.preprocessing",
     "build_encoder": "kbert.encoder",
     "load_encoder": "kbert.loading",
+    "load_model": "kbert.loading",
     "load_tokenizer": "kbert.loading",
     "save_checkpoint": "kbert.saving",
 }

@@ -34,6 +34,12 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     layer_norm_epsilon: float = 1e-12
     initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    """Row of the token embedding that lookups do not train; None for no such row."""
+    classifier_dropout: float | None = None
+    """Dropout before a classifier; None for that of hidden states."""
+    tie_word_embeddings: bool = True
+    """Whether a masked-LM head decodes by the token embedding, or by a matrix of its own."""
 
     def __post_init__(self) -> None:
         sizes = ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
@@ -45,8 +51,12 @@ class EncoderConfig:
             f"a multiple of num_heads ({self.num_heads})",
             self.hidden_dim,
         )
-        for name in ("dropout", "attention_dropout"):
-            _check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        for name in ("dropout", "attention_dropout", "classifier_dropout"):
+            if getattr(self, name) is not None:
+                _check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        if self.pad_token_id is not None:
+            in_vocabulary = 0 <= self.pad_token_id < self.vocabulary_size
+            _check(in_vocabulary, "pad_token_id", "in the vocabulary", self.pad_token_id)
 
 
 @dataclass

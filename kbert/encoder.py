@@ -137,6 +137,35 @@ class Dropout(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kbert")
+class TokenEmbedding(keras_nlp.layers.ReversibleEmbedding):
+    """A `keras_nlp.layers.ReversibleEmbedding` whose lookups do not train the row of padding.
+
+    As torch's `padding_idx`: in a loss over all positions, such as that of question answering,
+    padding has a gradient.
+
+    Args:
+        input_dim: Size of the vocabulary.
+        output_dim: Width of the embedding.
+        pad_token_id: The row; None for no such row.
+        **kwargs: What the parent takes.
+    """
+
+    def __init__(self, input_dim, output_dim, *, pad_token_id: int | None = 0, **kwargs):
+        super().__init__(input_dim, output_dim, **kwargs)
+        self.pad_token_id = pad_token_id
+
+    def call(self, inputs, reverse=False, training=None):
+        outputs = super().call(inputs, reverse=reverse)
+        if reverse or not training or self.pad_token_id is None:
+            return outputs
+        is_padding = ops.expand_dims(ops.equal(inputs, self.pad_token_id), -1)
+        return ops.where(is_padding, ops.stop_gradient(outputs), outputs)
+
+    def get_config(self):
+        return {**super().get_config(), "pad_token_id": self.pad_token_id}
+
+
+@keras.saving.register_keras_serializable("kbert")
 class PositionEmbedding(keras_nlp.layers.PositionEmbedding):
     """Learned position embedding that says which length it was given when it is too long."""
 
@@ -180,7 +209,9 @@ class SelfAttention(keras.layers.MultiHeadAttention):
         query = query * ops.cast(self.key_dim**-0.5, query.dtype)
         scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (batch, heads, length, length)
         if attention_mask is not None:
-            lowest = -3e4 if scores.dtype == "float16" else -1e9
+            # As torch's: the lowest number swallows any score, so that a row of nothing but padding
+            # attends evenly. Half of it where it would overflow into infinity.
+            lowest = -3e4 if scores.dtype == "float16" else tf.as_dtype(scores.dtype).min
             padding = 1 - ops.cast(attention_mask, scores.dtype)
             scores = scores + ops.expand_dims(padding * lowest, 1)
         scores = ops.softmax(scores)
@@ -294,9 +325,10 @@ class Pooler(keras.layers.Dense):
 
 def _embeddings(config: EncoderConfig, inputs: dict, dtype):
     """Sum of token, position and segment embeddings, normalised: (batch, length, hidden)."""
-    tokens = keras_nlp.layers.ReversibleEmbedding(
+    tokens = TokenEmbedding(
         config.vocabulary_size,
         config.hidden_dim,
+        pad_token_id=config.pad_token_id,
         embeddings_initializer=_initializer(config),
         dtype=dtype,
         name="token_embedding",

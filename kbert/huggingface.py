@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,6 +17,7 @@ import numpy as np
 from kbert.checkpoint_files import TensorFile
 from kbert.config import EncoderConfig
 from kbert.errors import InputError
+from kbert.load_report import Entry, Fate, LoadReport, shortened
 
 # HuggingFace's module, our layer; {} is the number of the Transformer block.
 MODULES = (
@@ -44,6 +44,8 @@ MODULES = (
     ("cls.predictions.transform.dense", "masked_lm_head/intermediate_dense"),
     ("cls.predictions.transform.LayerNorm", "masked_lm_head/intermediate_layer_norm"),
     ("cls.predictions", "masked_lm_head"),
+    ("cls.seq_relationship", "next_sentence"),
+    ("qa_outputs", "qa_outputs"),
 )
 
 # Our variable's own name, HuggingFace's. A kernel is (in, out) with us and in tf_model.h5, and
@@ -55,6 +57,7 @@ LEAVES = {
     "bias": "bias",
     "beta": "bias",
     "output_bias": "bias",
+    "output_kernel": "decoder.weight",
 }
 
 # config.json's key, ours.
@@ -84,44 +87,22 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 
-# Copies of what stands elsewhere in the file, or constants.
-HARMLESS = (
-    "embeddings.position_ids",
-    "embeddings.token_type_ids",
-    "cls.predictions.decoder.weight",
-    "cls.predictions.decoder.bias",
-)
+# config.json's architecture (after "TF" where it has that), the model of `kbert.heads`.
+HEADS = {
+    "BertModel": "encoder",
+    "BertForSequenceClassification": "sequence_classifier",
+    "BertForTokenClassification": "token_classifier",
+    "BertForQuestionAnswering": "question_answering",
+    "BertForNextSentencePrediction": "next_sentence",
+    "BertForMaskedLM": "masked_lm",
+    "BertForPreTraining": "pretraining",
+}
 
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of each variable of a model and each tensor of a checkpoint."""
-
-    source: str
-    """Where the tensors came from."""
-    used: tuple[str, ...]
-    """Tensors that were loaded."""
-    missing: tuple[str, ...]
-    """Variables of the model without a tensor: they keep their new, random values."""
-    unexpected: tuple[str, ...]
-    """Tensors the model has no place for, such as the head of another task."""
-    harmless: tuple[str, ...]
-    """Tensors left out because they carry nothing: position_ids, copies of tied weights."""
-
-    def summary(self) -> str:
-        """The report in a few lines."""
-        lines = [f"{self.source}: {len(self.used)} tensors loaded."]
-        for names, what in (
-            (self.missing, "newly initialised, not in the checkpoint"),
-            (self.unexpected, "left out, not in this model"),
-            (self.harmless, "left out, copies or constants"),
-        ):
-            if names:
-                lines.append(f"  {len(names)} {what}: {_shortened(names)}")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.summary()
+WORDS = "embeddings.word_embeddings.weight"
+DECODER = "cls.predictions.decoder.weight"
+# Tensors that repeat another one, unless the masked-LM head has a decoder of its own.
+COPIES = {DECODER: WORDS, "cls.predictions.decoder.bias": "cls.predictions.bias"}
+CONSTANTS = ("embeddings.position_ids", "embeddings.token_type_ids")
 
 
 def encoder_config(hf_config: Mapping[str, Any]) -> EncoderConfig:
@@ -140,6 +121,10 @@ def encoder_config(hf_config: Mapping[str, Any]) -> EncoderConfig:
     for key, name in RATES.items():
         if key in hf_config:
             values[name] = float(_number(hf_config, key, (int, float), "a number"))
+    values |= _head_values(hf_config)
+    pad_token_id = hf_config.get("pad_token_id", 0)
+    known = type(pad_token_id) is int and 0 <= pad_token_id < values["vocabulary_size"]
+    values["pad_token_id"] = pad_token_id if known else None
     activation = hf_config.get("hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
@@ -151,17 +136,23 @@ def encoder_config(hf_config: Mapping[str, Any]) -> EncoderConfig:
         raise InputError(f"config.json: {error}") from None
 
 
-def bert_config(config: EncoderConfig, *, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """The content of a `config.json`: `encoder_config` and `labels` read backwards.
+def bert_config(
+    config: EncoderConfig, *, labels: Sequence[str] | None = None, head: str | None = None
+) -> dict[str, Any]:
+    """The content of a `config.json`: `encoder_config`, `labels` and `head` read backwards.
 
     Args:
         config: Sizes and constants of the encoder.
         labels: Names of the classes of a classifier, in order.
+        head: The model, a value of `HEADS`.
     """
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     values: dict[str, Any] = {"model_type": "bert", "hidden_act": names[config.activation]}
     values |= {key: getattr(config, name) for key, name in {**SIZES, **RATES}.items()}
-    values |= {"position_embedding_type": "absolute", "pad_token_id": 0}
+    same = ("pad_token_id", "classifier_dropout", "tie_word_embeddings")
+    values |= {"position_embedding_type": "absolute", **{key: getattr(config, key) for key in same}}
+    if head is not None:
+        values["architectures"] = [theirs for theirs, ours in HEADS.items() if ours == head]
     if labels is not None:
         values["id2label"] = {str(index): label for index, label in enumerate(labels)}
         values["label2id"] = {label: index for index, label in enumerate(labels)}
@@ -186,38 +177,72 @@ def labels(hf_config: Mapping[str, Any]) -> list[str] | None:
         ) from None
 
 
+def num_labels(hf_config: Mapping[str, Any]) -> int:
+    """Width of a classifier: as many as id2label names, else num_labels, else 2.
+
+    Raises:
+        InputError: as `labels`; or num_labels is no whole number over 0.
+    """
+    names = labels(hf_config)
+    count = hf_config.get("num_labels", 2) if names is None else len(names)
+    if type(count) is not int or count < 1:
+        raise InputError(
+            f"config.json: num_labels must be a whole number over 0, received {count}."
+        )
+    return count
+
+
+def head(hf_config: Mapping[str, Any]) -> str:
+    """The value of `HEADS` that a `config.json` names in its architectures.
+
+    Raises:
+        InputError: it names none, or one that is not supported.
+    """
+    architectures = hf_config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        raise InputError("config.json: architectures names no model; ask for a head.")
+    name = str(architectures[0])
+    if name.removeprefix("TF") not in HEADS:
+        known = ", ".join(HEADS)
+        raise InputError(f"config.json: architectures {name} is not supported; known are {known}.")
+    return HEADS[name.removeprefix("TF")]
+
+
 def load_weights(
     model: keras.Model, tensors: Mapping[str, np.ndarray], *, source: str
 ) -> LoadReport:
     """Gives a model the weights of a HuggingFace checkpoint, or leaves it as it is and raises.
 
     Args:
-        model: An encoder of `kbert.encoder`, or a model that nests one and may have the heads
-            "classifier" (Dense) and "masked_lm_head" (keras_nlp's MaskedLMHead).
+        model: An encoder of `kbert.encoder`, or a model of `kbert.heads`.
         tensors: Arrays by name, of torch's naming or of tf_model.h5.
         source: What to call the checkpoint in messages.
 
     Raises:
-        InputError: a tensor's shape is not the model's, or the encoder's weights are not all there.
+        InputError: a tensor's shape is not the model's, the encoder's weights are not all there,
+            a tensor stands there twice with different values, or the model's masked-LM head
+            shares the token embedding and the checkpoint's does not.
     """
-    found = _canonical_names(tensors)
+    found = _canonical_names(tensors, source)
     variables = dict(_variables(model))
-    places = {path: name for path in variables if (name := _find(path, found)) is not None}
-    missing = tuple(path for path in variables if path not in places)
-    _require_encoder(missing, source)
-    _refuse_untied_decoder(variables, found, tensors, source)
+    places = {path: name for path in variables if (name := _find(path, found, variables))}
+    _require_encoder([path for path in variables if path not in places], source)
+    _refuse_own_decoder(variables, tensors, source)
     for path, name in places.items():
         _check_shape(tensors, name, path, variables[path], source)
     for path, name in places.items():
         variable = variables[path]
         array = np.asarray(tensors[name])
         variable.assign((array.T if _is_transposed(name, path) else array).reshape(variable.shape))
-    used = tuple(places.values())
-    left = [name for name in tensors if name not in set(used)]
-    copies = {_canonical_name(name) for name in used} | set(HARMLESS)
-    harmless = tuple(name for name in left if _canonical_name(name) in copies)
-    unexpected = tuple(name for name in left if name not in harmless)
-    return LoadReport(source, used, missing, unexpected, harmless)
+    return LoadReport(source, tuple(_entries(tensors, found, variables, places)))
+
+
+def has_own_decoder(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether a checkpoint decodes masked words by another matrix than its token embedding."""
+    found = {_canonical_name(name): name for name in tensors}
+    if WORDS not in found or DECODER not in found:
+        return False
+    return not np.array_equal(tensors[found[WORDS]], tensors[found[DECODER]])
 
 
 def named_tensors(model: keras.Model) -> dict[str, np.ndarray]:
@@ -235,8 +260,67 @@ def named_tensors(model: keras.Model) -> dict[str, np.ndarray]:
         array = np.asarray(variable).reshape(_flat_shape(path, tuple(variable.shape)))
         in_bert = name.startswith(("embeddings.", "encoder.", "pooler."))
         prefix = "bert." if has_head and in_bert else ""
-        arrays[prefix + name] = array.T if path.endswith("/kernel") else array
+        arrays[prefix + name] = array.T if path.endswith("kernel") else array
     return arrays
+
+
+def _entries(
+    tensors: Mapping[str, np.ndarray],
+    found: Mapping[str, str],
+    variables: Mapping[str, keras.Variable],
+    places: Mapping[str, str],
+) -> Iterator[Entry]:
+    """The account of a load, see `LoadReport`."""
+    taken: dict[str, list[str]] = {}
+    for path, name in places.items():
+        taken.setdefault(name, []).append(path)
+    for name in tensors:
+        if name in taken:
+            yield Entry(name, _shape(tensors, name), Fate.USED, f"to {', '.join(taken[name])}")
+        else:
+            yield Entry(name, _shape(tensors, name), *_why_left(name, tensors, found))
+    for path, variable in variables.items():
+        if path not in places:
+            theirs = _hf_name(path)
+            reason = f"the checkpoint has no {theirs}" if theirs else "unknown to HuggingFace"
+            yield Entry(path, tuple(variable.shape), Fate.MISSING, reason)
+
+
+def _why_left(
+    name: str, tensors: Mapping[str, np.ndarray], found: Mapping[str, str]
+) -> tuple[Fate, str]:
+    canonical = _canonical_name(name)
+    if canonical in CONSTANTS:
+        return Fate.HARMLESS, "a constant"
+    if found[canonical] != name:
+        return Fate.HARMLESS, f"copy of {found[canonical]}"
+    if other := found.get(COPIES.get(canonical, "")):
+        if np.array_equal(tensors[name], tensors[other]):
+            return Fate.HARMLESS, f"copy of {other}"
+        return Fate.UNEXPECTED, f"not in this model, and not the same as {other}"
+    return Fate.UNEXPECTED, f"the model has no {_our_layer(canonical) or 'layer of this kind'}"
+
+
+def _our_layer(canonical: str) -> str | None:
+    """Our name of the layer that a tensor belongs to; None where the table has none."""
+    for module, ours in MODULES:
+        pattern = re.escape(module).replace(r"\{\}", r"(\d+)") + r"\."
+        if match := re.match(pattern, canonical):
+            return ours.format(*match.groups())
+    return None
+
+
+def _head_values(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if hf_config.get("classifier_dropout") is not None:
+        rate = _number(hf_config, "classifier_dropout", (int, float), "a number")
+        values["classifier_dropout"] = float(rate)
+    tied = hf_config.get("tie_word_embeddings", True)
+    if not isinstance(tied, bool):
+        raise InputError(
+            f"config.json: tie_word_embeddings must be true or false, received {tied!r}."
+        )
+    return {**values, "tie_word_embeddings": tied}
 
 
 def _refuse_other_models(hf_config: Mapping[str, Any]) -> None:
@@ -295,11 +379,15 @@ def _hf_name(path: str) -> str | None:
     return None
 
 
-def _canonical_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Tensor by canonical name; the first where tf_model.h5 holds a tied tensor twice."""
+def _canonical_names(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, str]:
+    """Tensor by canonical name; the first where tf_model.h5 holds a shared tensor twice."""
     found: dict[str, str] = {}
     for name in tensors:
-        found.setdefault(_canonical_name(name), name)
+        first = found.setdefault(_canonical_name(name), name)
+        if first != name and not np.array_equal(tensors[first], tensors[name]):
+            raise InputError(
+                f"{source}: {first} and {name} are two names of one tensor, and differ; keep one."
+            )
     return found
 
 
@@ -315,7 +403,15 @@ def _canonical_name(name: str) -> str:
 def _name_from_h5(name: str) -> str:
     """bert/tf_bert_model/bert/pooler/dense/kernel:0 -> pooler.dense.weight."""
     *modules, leaf = name.partition(":")[0].split("/")
-    roots = ("embeddings", "encoder", "pooler", "classifier", "mlm___cls", "nsp___cls")
+    roots = (
+        "embeddings",
+        "encoder",
+        "pooler",
+        "classifier",
+        "qa_outputs",
+        "mlm___cls",
+        "nsp___cls",
+    )
     starts = [index for index, module in enumerate(modules) if module in roots]
     modules = modules[starts[-1] :] if starts else modules
     leaf = leaf if "LayerNorm" in modules else LEAVES.get(leaf, leaf)
@@ -323,21 +419,23 @@ def _name_from_h5(name: str) -> str:
     return joined.replace("mlm___cls", "cls").replace("nsp___cls", "cls")
 
 
-def _find(path: str, found: Mapping[str, str]) -> str | None:
+def _find(
+    path: str, found: Mapping[str, str], variables: Mapping[str, keras.Variable]
+) -> str | None:
     """The tensor for a variable, if need be under the name of its tied copy."""
-    copies = {
-        "embeddings.word_embeddings.weight": "cls.predictions.decoder.weight",
-        "cls.predictions.bias": "cls.predictions.decoder.bias",
-    }
     name = _hf_name(path)
     if name is None:
         return None
-    return found.get(name, found.get(copies.get(name, "")))
+    if name == WORDS and "masked_lm_head/output_kernel" in variables:
+        return found.get(name)  # the decoder is no copy of it
+    stand_ins = {**COPIES, **{original: copy for copy, original in COPIES.items()}}
+    return found.get(name, found.get(stand_ins.get(name, "")))
 
 
 def _is_transposed(name: str, path: str) -> bool:
-    """Whether a tensor is torch's (out, in) where our kernel is (in, out)."""
-    return path.endswith("/kernel") and "/" not in name
+    """Whether a tensor is (out, in), as torch's are and embeddings, and our kernel (in, out)."""
+    of_torch = "/" not in name or _canonical_name(name) == WORDS
+    return path.endswith("kernel") and of_torch
 
 
 def _flat_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -354,14 +452,18 @@ def _flat_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _check_shape(
     tensors: Mapping[str, np.ndarray], name: str, path: str, variable: keras.Variable, source: str
 ) -> None:
-    received = tensors.shape(name) if isinstance(tensors, TensorFile) else np.shape(tensors[name])
+    received = _shape(tensors, name)
     wanted = _flat_shape(path, tuple(variable.shape))
     wanted = wanted[::-1] if _is_transposed(name, path) else wanted
-    if tuple(received) != wanted:
+    if received != wanted:
         raise InputError(
-            f"{source}: tensor {name} has shape {tuple(received)}, the model needs {wanted} "
-            f"for {path}."
+            f"{source}: tensor {name} has shape {received}, the model needs {wanted} for {path}."
         )
+
+
+def _shape(tensors: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    shape = tensors.shape(name) if isinstance(tensors, TensorFile) else np.shape(tensors[name])
+    return tuple(shape)
 
 
 def _require_encoder(missing: Sequence[str], source: str) -> None:
@@ -371,29 +473,19 @@ def _require_encoder(missing: Sequence[str], source: str) -> None:
     if lost:
         raise InputError(
             f"{source}: {len(lost)} weights of the encoder are not in the checkpoint: "
-            f"{_shortened([_hf_name(path) or path for path in lost])}."
+            f"{shortened([_hf_name(path) or path for path in lost])}."
         )
 
 
-def _refuse_untied_decoder(
-    variables: Mapping[str, keras.Variable],
-    found: Mapping[str, str],
-    tensors: Mapping[str, np.ndarray],
-    source: str,
+def _refuse_own_decoder(
+    variables: Mapping[str, keras.Variable], tensors: Mapping[str, np.ndarray], source: str
 ) -> None:
-    embedding = found.get("embeddings.word_embeddings.weight")
-    decoder = found.get("cls.predictions.decoder.weight")
-    if "masked_lm_head/output_bias" not in variables or not (embedding and decoder):
-        return
-    if not np.array_equal(tensors[embedding], tensors[decoder]):
+    head = "masked_lm_head/output_bias" in variables
+    if head and "masked_lm_head/output_kernel" not in variables and has_own_decoder(tensors):
         raise InputError(
-            f"{source}: {decoder} is not {embedding}; only a masked-LM head that shares the token "
-            "embedding (tie_word_embeddings) is supported."
+            f"{source}: {DECODER} is not {WORDS}; for a decoder of its own config.json must say "
+            '"tie_word_embeddings": false.'
         )
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f", and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def h5_tensors(tensors: Mapping[str, np.ndarray], architecture: str) -> dict[str, np.ndarray]:

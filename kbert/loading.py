@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from kbert import huggingface
+from kbert import heads, huggingface
 from kbert.checkpoint_files import (
     INDEX_ENDING,
     WEIGHT_FILES,
@@ -95,6 +96,40 @@ def load_encoder(
     encoder = build_encoder(config, dtype=dtype, attention_scores=attention_scores)
     load_checkpoint_weights(encoder, folder)
     return encoder
+
+
+def load_model(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | keras.DTypePolicy = "float32",
+    head: str | None = None,
+) -> keras.Model:
+    """The model of a checkpoint with its head and its weights; what was loaded is logged.
+
+    Args:
+        source: A folder, or the id of a model on the hub.
+        revision: Branch, tag or commit on the hub.
+        dtype: Keras' dtype policy; logits are float32.
+        head: A function of `kbert.heads` by its name, or "encoder"; by default what the
+            architectures of config.json name. Weights the checkpoint lacks are new.
+
+    Raises:
+        InputError: as `load_encoder`; or an architecture or a head that is not supported.
+    """
+    folder = resolve(source, revision=revision)
+    config, content = read_encoder_config(folder), read_config(folder)
+    if huggingface.has_own_decoder(open_tensors(find_weights(folder))):
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+    try:
+        head = huggingface.head(content) if head is None else head
+        labels = huggingface.num_labels(content)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    encoder = build_encoder(config, dtype=dtype)
+    model = heads.build_model(encoder, config, head=head, num_labels=labels, dtype=dtype)
+    load_checkpoint_weights(model, folder)
+    return model
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig:

@@ -15,13 +15,14 @@ PREPROCESSING = {"assets", "config", "tokenizer_files", *GROUND}
 MODEL = {
     "config",
     "encoder",
+    "heads",
     "checkpoint_files",
     "huggingface",
     "loading",
     "preprocessing",
     *GROUND,
 }
-TASKS = {"config", "encoder", "preprocessing", "metrics", "tasks.task", *GROUND}
+TASKS = {"config", "encoder", "heads", "preprocessing", "metrics", "tasks.task", *GROUND}
 LEVELS = {
     "errors": set(),
     "config": GROUND,
@@ -33,7 +34,10 @@ LEVELS = {
     "tokenizer_files": GROUND,
     "preprocessing": PREPROCESSING,
     "encoder": {"config", *GROUND},
-    "huggingface": {"config", "checkpoint_files", *GROUND},
+    "heads": {"config", "encoder", *GROUND},
+    "losses": set(),
+    "load_report": set(),
+    "huggingface": {"config", "checkpoint_files", "load_report", *GROUND},
     "loading": MODEL,
     "saving": {"tokenizer_files", *MODEL},
     "tasks.task": {"config", "preprocessing", *GROUND},

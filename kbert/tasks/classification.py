@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.config import ClassificationOptions, Config, EncoderConfig
-from kbert.encoder import Dropout
+from kbert.heads import sequence_classifier
 from kbert.metrics import MacroF1, classification_figures, cross_entropy
 from kbert.preprocessing import BertPacker, WordPieceTokenizer
 from kbert.tasks.task import Scores, Signature, Table
@@ -70,16 +70,7 @@ class Classification:
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:
         """Encoder and classifier, to logits float32 (batch, classes)."""
-        inputs = encoder.input
-        pooled = encoder(inputs)["pooled_output"]
-        pooled = Dropout(config.dropout, dtype=dtype, name="classifier_dropout")(pooled)
-        logits = keras.layers.Dense(
-            len(self.labels),
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=config.initializer_range),
-            dtype="float32",
-            name="classifier",
-        )(pooled)
-        return keras.Model(inputs, logits, name="classification")
+        return sequence_classifier(encoder, config, num_labels=len(self.labels), dtype=dtype)
 
     def loss(self) -> keras.losses.Loss:
         """Softmax cross-entropy, a mean weighted by class weights."""

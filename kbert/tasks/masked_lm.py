@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import keras_nlp
 import numpy as np
 import tensorflow as tf
 
 from kbert.config import Config, EncoderConfig, MaskedLMOptions
-from kbert.encoder import activation_function
+from kbert.heads import masked_lm
 from kbert.preprocessing import BertPacker, TokenMasker, WordPieceTokenizer
 from kbert.tasks.task import Scores, Signature, Table
 
@@ -77,21 +76,7 @@ class MaskedLM:
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:
         """Encoder and masked-LM head, to logits float32 (batch, masks, vocabulary)."""
-        positions = keras.Input((None,), dtype="int32", name="mask_positions")
-        head = keras_nlp.layers.MaskedLMHead(
-            vocabulary_size=config.vocabulary_size,
-            token_embedding=encoder.get_layer("token_embedding"),
-            intermediate_activation=activation_function(config.activation),
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=config.initializer_range),
-            dtype=dtype,
-            name="masked_lm_head",
-        )
-        states = encoder(encoder.input)["sequence_output"]
-        logits = keras.layers.Activation("linear", dtype="float32", name="logits")(
-            head(states, mask_positions=positions)
-        )
-        return keras.Model({**encoder.input, "mask_positions": positions}, logits, name="masked_lm")
+        return masked_lm(encoder, config, dtype=dtype)
 
     def loss(self) -> keras.losses.Loss:
         """Cross-entropy, the mean over masked pieces."""

@@ -1,0 +1,60 @@
+"""The losses of BERT's heads, as HuggingFace's models compute them from labels.
+
+Each is a mean over rows, or over the tokens that count, weighted where there are sample weights.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+IGNORED = -100
+"""The label of a row or of a token that does not count."""
+
+
+def cross_entropy() -> keras.losses.Loss:
+    """Of one class a row or a token: labels (...) int, `IGNORED` where none counts.
+
+    Logits are (..., classes). It serves sequence and token classifiers, masked words and next
+    sentences; where no label counts it is 0.
+    """
+    return keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=IGNORED, reduction="mean_with_sample_weight"
+    )
+
+
+def multi_label() -> keras.losses.Loss:
+    """Of any number of classes a row: labels (batch, classes) 0 or 1, a mean over both axes."""
+    return keras.losses.BinaryCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+
+
+def regression() -> keras.losses.Loss:
+    """Squared error: labels and predictions (batch, numbers), a mean over both axes."""
+    return keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+
+
+@keras.saving.register_keras_serializable("kbert")
+class SpanLoss(keras.losses.Loss):
+    """Of the first and the last position of an answer: the mean of two cross-entropies.
+
+    Labels are int (batch, 2), logits (batch, 2, length). A label over the last position does not
+    count, as in a text that was truncated before its answer; one below 0 is 0. Each of the two is
+    a mean over the rows that count.
+    """
+
+    def __init__(self, name: str = "span_loss") -> None:
+        super().__init__(name=name, reduction="mean_with_sample_weight")
+
+    def call(self, y_true, y_pred):
+        """Loss of each row, (batch,)."""
+        labels = ops.maximum(ops.cast(y_true, "int32"), 0)
+        counts = labels < ops.shape(y_pred)[-1]
+        losses = ops.sparse_categorical_crossentropy(
+            ops.where(counts, labels, 0), y_pred, from_logits=True
+        )  # (batch, 2)
+        counts = ops.cast(counts, losses.dtype)
+        share = ops.mean(counts, axis=0)  # of the rows that count, (2,)
+        return ops.mean(ops.divide_no_nan(losses * counts, share), axis=-1)
+
+    def get_config(self):
+        return {"name": self.name}
