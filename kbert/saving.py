@@ -89,8 +89,12 @@ def save_checkpoint(
     """
     if not formats or set(formats) - set(get_args(Format)):
         raise InputError(f"formats: must be some of {get_args(Format)}, received {formats!r}.")
+    sizes = config_from_layers(model)
     architecture, tensors = _tensors(model)
-    config = _config(model, architecture, tokenizer, labels, problem_type)
+    config = _config(sizes, architecture, tokenizer, _labels(model, architecture, labels))
+    if problem_type is not None:
+        _check_problem_type(problem_type, architecture)
+        config["problem_type"] = problem_type
     with _folder_written_whole(Path(folder).expanduser()) as beside:
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (beside / "config.json").write_text(text, encoding="utf-8")
@@ -104,19 +108,19 @@ def save_checkpoint(
 
 
 def config_from_layers(model: keras.Model) -> EncoderConfig:
-    """Sizes and constants of an encoder, or of the one a model nests, from its layers.
+    """Sizes and constants of an encoder, or of a model that nests one, from their layers.
 
     Raises:
         InputError: there is no encoder of `kbert.encoder`.
     """
     encoder = _find_encoder(model)
-    tokens = encoder.get_layer("token_embedding")
+    words = encoder.get_layer("token_embedding")
     blocks = [layer for layer in encoder.layers if layer.name.startswith("transformer_layer_")]
     block = blocks[0]
     names: Any = {activation_function(name): name for name in huggingface.ACTIVATIONS.values()}
     return EncoderConfig(
-        vocabulary_size=tokens.input_dim,
-        hidden_dim=tokens.output_dim,
+        vocabulary_size=words.input_dim,
+        hidden_dim=words.output_dim,
         num_layers=len(blocks),
         num_heads=block.num_heads,
         intermediate_dim=block.intermediate_dim,
@@ -127,7 +131,19 @@ def config_from_layers(model: keras.Model) -> EncoderConfig:
         attention_dropout=block.attention_dropout,
         layer_norm_epsilon=block.layer_norm_epsilon,
         initializer_range=block.kernel_initializer.stddev,
+        pad_token_id=words.pad_token_id,
+        **_head_constants(model, block.dropout),
     )
+
+
+def _head_constants(model: keras.Model, dropout: float) -> dict[str, Any]:
+    constants: dict[str, Any] = {}
+    for layer in model.layers:
+        if layer.name == "classifier_dropout" and layer.rate != dropout:
+            constants["classifier_dropout"] = layer.rate
+        elif layer.name == "masked_lm_head":
+            constants["tie_word_embeddings"] = layer.token_embedding is not None
+    return constants
 
 
 def _find_encoder(model: keras.Model) -> Any:
@@ -172,33 +188,19 @@ def _architecture(model: keras.Model, names: Sequence[str]) -> Architecture:
 
 
 def _config(
-    model: keras.Model,
+    sizes: EncoderConfig,
     architecture: Architecture,
     tokenizer: WordPieceTokenizer,
     labels: Sequence[str] | None,
-    problem_type: ProblemType | None,
 ) -> dict[str, Any]:
     """The content of config.json."""
-    encoder = _find_encoder(model)
-    config = config_from_layers(encoder)
-    if tokenizer.vocabulary_size > config.vocabulary_size:
+    if tokenizer.vocabulary_size > sizes.vocabulary_size:
         raise InputError(
             f"tokenizer: has {tokenizer.vocabulary_size} tokens, the model only embeds "
-            f"{config.vocabulary_size}; give the tokeniser that the model was trained with."
+            f"{sizes.vocabulary_size}; give the tokeniser that the model was trained with."
         )
-    values: dict[str, Any] = {"architectures": [architecture.name]}
-    values |= huggingface.bert_config(config, labels=_labels(model, architecture, labels))
-    words = encoder.get_layer("token_embedding")
-    values["pad_token_id"] = getattr(words, "pad_token_id", tokenizer.pad_token_id)
-    for layer in model.layers:
-        if layer.name == "classifier_dropout" and layer.rate != config.dropout:
-            values["classifier_dropout"] = layer.rate
-        elif layer.name == "masked_lm_head" and layer.token_embedding is None:
-            values["tie_word_embeddings"] = False
-    if problem_type is not None:
-        _check_problem_type(problem_type, architecture)
-        values["problem_type"] = problem_type
-    return values
+    content = huggingface.bert_config(sizes, labels=labels)
+    return {"architectures": [architecture.name], **content}
 
 
 def _labels(
