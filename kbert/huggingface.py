@@ -230,10 +230,15 @@ def load_weights(
     _refuse_own_decoder(variables, tensors, source)
     for path, name in places.items():
         _check_shape(tensors, name, path, variables[path], source)
-    for path, name in places.items():
+    arrays = {path: np.asarray(tensors[name]) for path, name in places.items()}
+    for path, array in arrays.items():
+        if not keras.backend.is_float_dtype(array.dtype.name):
+            name = places[path]
+            raise InputError(f"{source}: tensor {name} holds {array.dtype}, weights are floats.")
+    for path, array in arrays.items():  # nothing can fail any more
         variable = variables[path]
-        array = np.asarray(tensors[name])
-        variable.assign((array.T if _is_transposed(name, path) else array).reshape(variable.shape))
+        transposed = _is_transposed(places[path], path)
+        variable.assign((array.T if transposed else array).reshape(variable.shape))
     return LoadReport(source, tuple(_entries(tensors, found, variables, places)))
 
 

@@ -414,6 +414,20 @@ def test_damage_found_late_leaves_the_model_as_it_was(tiny_checkpoint, tmp_path)
         np.testing.assert_array_equal(variable, array)
 
 
+def test_whole_numbers_are_no_weights(tiny_checkpoint, tmp_path):
+    tensors = dict(open_tensors(tiny_checkpoint / "model.safetensors"))
+    bias = "encoder.layer.1.output.dense.bias"
+    tensors[bias] = tensors[bias].view("int32")
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    encoder = loading.load_encoder(tiny_checkpoint)
+    copy = [np.asarray(variable) + 1 for variable in encoder.weights]
+    encoder.set_weights(copy)
+    with pytest.raises(InputError, match=f"tensor {bias} holds int32, weights are floats"):
+        loading.load_checkpoint_weights(encoder, tmp_path)
+    for variable, array in zip(encoder.weights, copy, strict=True):
+        np.testing.assert_array_equal(variable, array)
+
+
 @pytest.mark.parametrize("name", WEIGHT_FILES[1::2])
 def test_load_encoder_from_shards_of_transformers(tiny_checkpoint, tmp_path, name):
     """What save_pretrained writes when a file may hold 2 kB."""

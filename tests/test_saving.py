@@ -416,11 +416,9 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 import kbert
-from kbert.loading import load_model
 source, target = map(Path, sys.argv[1:])
 tokenizer = kbert.load_tokenizer(source)
-kbert.load_encoder(source)
-kbert.save_checkpoint(load_model(source), target, tokenizer=tokenizer)
+kbert.save_checkpoint(kbert.load_encoder(source), target, tokenizer=tokenizer)
 try:
     import transformers
 except ModuleNotFoundError:
