@@ -62,7 +62,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         if name not in self._shapes:
             raise KeyError(name)
         with _damage_told(self.path, tensor=name):
-            array = self._read(name)
+            array = np.asarray(self._read(name))
         return _widened(array)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -234,7 +234,9 @@ def _dataset_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
     """Datasets of the file itself: neither links nor data kept in other files are followed."""
     shapes = {}
 
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    def visit(name: str | bytes, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(name, bytes):
+            raise ValueError("the name of an object is not UTF-8")
         if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
             shapes[name] = item.shape
 
