@@ -136,23 +136,18 @@ def encoder_config(hf_config: Mapping[str, Any]) -> EncoderConfig:
         raise InputError(f"config.json: {error}") from None
 
 
-def bert_config(
-    config: EncoderConfig, *, labels: Sequence[str] | None = None, head: str | None = None
-) -> dict[str, Any]:
-    """The content of a `config.json`: `encoder_config`, `labels` and `head` read backwards.
+def bert_config(config: EncoderConfig, *, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    """The content of a `config.json`: `encoder_config` and `labels` read backwards.
 
     Args:
         config: Sizes and constants of the encoder.
         labels: Names of the classes of a classifier, in order.
-        head: The model, a value of `HEADS`.
     """
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     values: dict[str, Any] = {"model_type": "bert", "hidden_act": names[config.activation]}
     values |= {key: getattr(config, name) for key, name in {**SIZES, **RATES}.items()}
     same = ("pad_token_id", "classifier_dropout", "tie_word_embeddings")
     values |= {"position_embedding_type": "absolute", **{key: getattr(config, key) for key in same}}
-    if head is not None:
-        values["architectures"] = [theirs for theirs, ours in HEADS.items() if ours == head]
     if labels is not None:
         values["id2label"] = {str(index): label for index, label in enumerate(labels)}
         values["label2id"] = {label: index for index, label in enumerate(labels)}

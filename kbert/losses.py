@@ -33,7 +33,6 @@ def regression() -> keras.losses.Loss:
     return keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
 
 
-@keras.saving.register_keras_serializable("kbert")
 class SpanLoss(keras.losses.Loss):
     """Of the first and the last position of an answer: the mean of two cross-entropies.
 
@@ -55,6 +54,3 @@ class SpanLoss(keras.losses.Loss):
         counts = ops.cast(counts, losses.dtype)
         share = ops.mean(counts, axis=0)  # of the rows that count, (2,)
         return ops.mean(ops.divide_no_nan(losses * counts, share), axis=-1)
-
-    def get_config(self):
-        return {"name": self.name}

@@ -81,6 +81,16 @@ def test_padding_changes_nothing(encoder):
     )
 
 
+def test_nothing_but_padding_attends_evenly():
+    """As torch's: no score is left in the sum with the lowest number, however large it is."""
+    encoder = build_encoder(CONFIG, attention_scores=True)
+    for variable in encoder.weights:
+        variable.assign(3 * keras.random.normal(variable.shape))
+    inputs = {**INPUTS, "padding_mask": np.zeros((5, 11), "int32")}
+    for layer in encoder(inputs)["attention_scores"]:
+        np.testing.assert_allclose(layer, np.full((5, 4, 11, 11), 1 / 11), rtol=1e-6)
+
+
 def test_activations_are_the_exact_and_the_tanh_form():
     values = np.linspace(-4, 4, 41, dtype="float32")
     exact = [0.5 * x * (1 + float(tf.math.erf(x / np.sqrt(2)))) for x in values]

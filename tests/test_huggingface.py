@@ -3,72 +3,46 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import keras
-import keras_nlp
 import numpy as np
 import pytest
 from parity import (
+    SIZES,
+    arrays,
     assert_round_trip,
     assert_same_outputs,
+    hf_config,
     random_inputs,
+    tf_model,
     tf_outputs,
+    torch_model,
     torch_outputs,
 )
 
+from kbert import heads
 from kbert.checkpoint_files import find_weights, open_tensors, write_safetensors
 from kbert.config import EncoderConfig
-from kbert.encoder import activation_function, build_encoder
+from kbert.encoder import build_encoder
 from kbert.errors import InputError
-from kbert.huggingface import bert_config, encoder_config, labels, load_weights, named_tensors
+from kbert.huggingface import (
+    HEADS,
+    bert_config,
+    encoder_config,
+    head,
+    labels,
+    load_weights,
+    named_tensors,
+    num_labels,
+)
 
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-SIZES = {
-    "vocab_size": 31,
-    "hidden_size": 20,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 37,
-    "max_position_embeddings": 13,
-    "type_vocab_size": 3,
-    "layer_norm_eps": 1e-3,
-}
 MINIMAL = {"model_type": "bert", **SIZES}
-
-
-def hf_config(**values):
-    return transformers.BertConfig(**{**SIZES, "num_labels": 5, **values})
-
-
-def torch_model(kind: str, config) -> keras.Model:
-    """A torch model whose weights are far from their initial ones."""
-    import torch
-
-    torch.manual_seed(0)
-    model = getattr(transformers, kind)._from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-def tf_model(kind: str, config):
-    """The same for TensorFlow."""
-    pytest.importorskip("tf_keras")
-    model = getattr(transformers, kind)(config)
-    model(model.dummy_inputs)
-    generator = np.random.default_rng(0)
-    for weight in model.weights:
-        weight.assign(weight + 0.3 * generator.normal(size=weight.shape))
-    return model
-
-
-def arrays(model) -> dict[str, np.ndarray]:
-    return {name: array.numpy() for name, array in model.state_dict().items()}
 
 
 def our_inputs() -> dict[str, keras.KerasTensor]:
@@ -76,26 +50,12 @@ def our_inputs() -> dict[str, keras.KerasTensor]:
     return {name: keras.Input((None,), dtype="int32", name=name) for name in names}
 
 
-def classifier(config: EncoderConfig, classes: int = 5) -> keras.Model:
-    inputs = our_inputs()
-    pooled = build_encoder(config)(inputs)["pooled_output"]
-    return keras.Model(inputs, keras.layers.Dense(classes, name="classifier")(pooled))
+def classifier(config: EncoderConfig) -> keras.Model:
+    return heads.sequence_classifier(build_encoder(config), config, num_labels=5)
 
 
 def masked_lm(config: EncoderConfig) -> keras.Model:
-    inputs = {
-        **our_inputs(),
-        "mask_positions": keras.Input((None,), dtype="int32", name="mask_positions"),
-    }
-    encoder = build_encoder(config)
-    head = keras_nlp.layers.MaskedLMHead(
-        token_embedding=encoder.get_layer("token_embedding"),
-        intermediate_activation=activation_function(config.activation),
-        layer_norm_epsilon=config.layer_norm_epsilon,
-        name="masked_lm_head",
-    )
-    hidden = encoder({name: inputs[name] for name in our_inputs()})["sequence_output"]
-    return keras.Model(inputs, head(hidden, inputs["mask_positions"]))
+    return heads.masked_lm(build_encoder(config), config)
 
 
 def masked_lm_logits(model: keras.Model, inputs: dict[str, np.ndarray]):
@@ -130,6 +90,9 @@ def test_encoder_config():
         "attention_probs_dropout_prob": 0,
         "initializer_range": 0.5,
         "num_labels": 7,
+        "pad_token_id": 3,
+        "classifier_dropout": 0,
+        "tie_word_embeddings": False,
     }
     assert encoder_config(values) == EncoderConfig(
         vocabulary_size=31,
@@ -144,6 +107,9 @@ def test_encoder_config():
         attention_dropout=0.0,
         layer_norm_epsilon=1e-3,
         initializer_range=0.5,
+        pad_token_id=3,
+        classifier_dropout=0.0,
+        tie_word_embeddings=False,
     )
 
 
@@ -174,6 +140,8 @@ def test_encoder_config_defaults_are_huggingfaces():
         ({"initializer_range": -0.1}, "initializer_range must be"),
         ({"hidden_dropout_prob": "0.1"}, "hidden_dropout_prob must be a number"),
         ({"hidden_dropout_prob": 1.5}, r"config\.json: dropout must be in \[0, 1\)"),
+        ({"classifier_dropout": 1}, r"config\.json: classifier_dropout must be in \[0, 1\)"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, received 'no'"),
         ({"num_attention_heads": 3}, "multiple of num_heads"),
         ({"vocab_size": 0}, "vocabulary_size must be at least 1"),
     ],
@@ -188,6 +156,31 @@ def test_encoder_config_needs_its_sizes():
         encoder_config({"model_type": "bert", "vocab_size": 31})
 
 
+@pytest.mark.parametrize("value", [None, -1, 31, "[PAD]", True])
+def test_encoder_config_without_a_row_of_padding(value):
+    assert encoder_config({**MINIMAL, "pad_token_id": value}).pad_token_id is None
+
+
+@pytest.mark.parametrize("prefix", ["", "TF"])
+def test_head(prefix):
+    assert {head({"architectures": [prefix + name]}) for name in HEADS} == set(heads.HEADS)
+    for wrong in ([], None, "BertModel"):
+        with pytest.raises(InputError, match="architectures names no model"):
+            head({"architectures": wrong})
+    for name in ("BertForMultipleChoice", "BertLMHeadModel", "RobertaModel"):
+        with pytest.raises(InputError, match=f"{prefix}{name} is not supported; known are Bert"):
+            head({"architectures": [prefix + name]})
+
+
+def test_num_labels():
+    assert num_labels({}) == 2
+    assert num_labels({"num_labels": 3}) == 3
+    assert num_labels({"num_labels": 3, "id2label": {"0": "one"}}) == 1
+    for wrong in (0, "2", True, 2.0):
+        with pytest.raises(InputError, match="num_labels must be a whole number over 0"):
+            num_labels({"num_labels": wrong})
+
+
 def test_labels():
     assert labels({}) is None
     assert labels({"id2label": {"1": "bad", "0": "good"}}) == ["good", "bad"]
@@ -199,7 +192,9 @@ def test_labels():
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 def test_config_round_trip(activation):
-    config = EncoderConfig(31, 20, 3, 4, 37, 13, 3, activation, 0.2, 0.3, 1e-3, 0.4)
+    config = EncoderConfig(
+        31, 20, 3, 4, 37, 13, 3, activation, 0.2, 0.3, 1e-3, 0.4, 2, 0.1, tie_word_embeddings=False
+    )
     written = json.loads(json.dumps(bert_config(config, labels=["good", "bad"])))
     assert encoder_config(written) == config
     assert labels(written) == ["good", "bad"]
@@ -301,12 +296,20 @@ def test_masked_lm_from_the_decoder_alone():
     assert_same_outputs(masked_lm_logits(model, inputs), masked_lm_logits(whole, inputs))
 
 
-def test_masked_lm_refuses_an_untied_decoder():
+def test_tied_masked_lm_refuses_another_decoder():
     tensors = arrays(torch_model("BertForMaskedLM", hf_config()))
     tensors["cls.predictions.decoder.weight"] = tensors["cls.predictions.decoder.weight"] + 1
-    with pytest.raises(InputError, match="tie_word_embeddings"):
+    with pytest.raises(InputError, match='config.json must say "tie_word_embeddings": false'):
         load_weights(masked_lm(encoder_config(MINIMAL)), tensors, source="here")
     load_weights(build_encoder(encoder_config(MINIMAL)), tensors, source="here")
+
+
+def test_untied_masked_lm_needs_its_embedding():
+    config = encoder_config({**MINIMAL, "tie_word_embeddings": False})
+    tensors = arrays(torch_model("BertForMaskedLM", hf_config(tie_word_embeddings=False)))
+    tensors.pop("bert.embeddings.word_embeddings.weight")
+    with pytest.raises(InputError, match="1 weights of the encoder .* embeddings.word_embeddings"):
+        load_weights(masked_lm(config), tensors, source="here")
 
 
 def test_old_layer_norm_names():
@@ -352,6 +355,59 @@ def test_report_of_a_new_head():
         "  7 left out, not in this model: " + ", ".join(report.unexpected[:6]) + ", and 1 more",
         "  3 left out, copies or constants: " + ", ".join(report.harmless),
     ]
+
+
+def test_table_of_a_load():
+    """Each tensor once and each new variable once, with its reason."""
+    tensors = arrays(torch_model("BertForPreTraining", hf_config(tie_word_embeddings=False)))
+    tensors["bert.embeddings.position_ids"] = np.arange(13)[None]
+    tensors["bert.encoder.layer.7.output.dense.bias"] = np.zeros(20)
+    tensors["scale"] = np.float32(1)
+    report = load_weights(classifier(encoder_config(MINIMAL)), tensors, source="folder")
+    names = [entry.name for entry in report.entries]
+    assert names == [*tensors, "classifier/kernel", "classifier/bias"]
+    source, title, *lines = report.table().splitlines()
+    assert (source, title.split()) == ("folder:", ["tensor", "shape", "fate", "reason"])
+    rows = {line.split()[0]: re.split(r"\s{2,}", line)[1:] for line in lines}
+    assert len(rows) == len(lines) == len(names)
+    assert rows["bert.pooler.dense.weight"] == ["20x20", "used", "to pooler/kernel"]
+    assert rows["classifier/kernel"] == [
+        "20x5",
+        "newly initialised",
+        "the checkpoint has no classifier.weight",
+    ]
+    assert rows["bert.embeddings.position_ids"] == ["1x13", "not needed", "a constant"]
+    assert rows["cls.predictions.decoder.bias"][1:] == [
+        "not needed",
+        "copy of cls.predictions.bias",
+    ]
+    for name, reason in (
+        ("cls.seq_relationship.weight", "the model has no next_sentence"),
+        ("cls.predictions.bias", "the model has no masked_lm_head"),
+        (
+            "bert.encoder.layer.7.output.dense.bias",
+            "the model has no transformer_layer_7/feedforward_output_dense",
+        ),
+        (
+            "cls.predictions.decoder.weight",
+            "not in this model, and not the same as bert.embeddings.word_embeddings.weight",
+        ),
+        ("scale", "the model has no layer of this kind"),
+    ):
+        assert rows[name][1:] == ["left out", reason]
+    assert rows["scale"][0] == "scalar"
+
+
+def test_two_names_of_one_tensor():
+    tensors = arrays(torch_model("BertModel", hf_config()))
+    gamma = "embeddings.LayerNorm.gamma"
+    tensors[gamma] = tensors["embeddings.LayerNorm.weight"]
+    report = load_weights(build_encoder(encoder_config(MINIMAL)), tensors, source="here")
+    assert report.harmless == (gamma,)
+    assert f"{gamma} " in report.table()
+    tensors[gamma] = tensors[gamma] + 1
+    with pytest.raises(InputError, match=f"here: .*LayerNorm.weight and {gamma} are two names"):
+        load_weights(build_encoder(encoder_config(MINIMAL)), tensors, source="here")
 
 
 def test_unknown_layers_are_missing():
