@@ -227,7 +227,7 @@ def load_weights(
         _check_shape(tensors, name, path, variables[path], source)
     arrays = {path: np.asarray(tensors[name]) for path, name in places.items()}
     for path, array in arrays.items():
-        if not keras.backend.is_float_dtype(array.dtype.name):
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             name = places[path]
             raise InputError(f"{source}: tensor {name} holds {array.dtype}, weights are floats.")
     for path, array in arrays.items():  # nothing can fail any more

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from parity import assert_round_trip, assert_same_outputs, random_inputs
 
-from kbert import loading
+from kbert import huggingface, loading
 from kbert.checkpoint_files import WEIGHT_FILES, open_tensors, write_safetensors
 from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder
@@ -414,16 +414,16 @@ def test_damage_found_late_leaves_the_model_as_it_was(tiny_checkpoint, tmp_path)
         np.testing.assert_array_equal(variable, array)
 
 
-def test_whole_numbers_are_no_weights(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("kind", ["int32", "bool", "S4"])
+def test_what_is_no_weight(tiny_checkpoint, kind):
     tensors = dict(open_tensors(tiny_checkpoint / "model.safetensors"))
     bias = "encoder.layer.1.output.dense.bias"
-    tensors[bias] = tensors[bias].view("int32")
-    write_safetensors(tmp_path / "model.safetensors", tensors)
+    tensors[bias] = np.ones(12, kind)
     encoder = loading.load_encoder(tiny_checkpoint)
     copy = [np.asarray(variable) + 1 for variable in encoder.weights]
     encoder.set_weights(copy)
-    with pytest.raises(InputError, match=f"tensor {bias} holds int32, weights are floats"):
-        loading.load_checkpoint_weights(encoder, tmp_path)
+    with pytest.raises(InputError, match=rf"tensor {bias} holds \w+, weights are floats"):
+        huggingface.load_weights(encoder, tensors, source="a file")
     for variable, array in zip(encoder.weights, copy, strict=True):
         np.testing.assert_array_equal(variable, array)
 
