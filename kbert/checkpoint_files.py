@@ -7,6 +7,7 @@ Keras, BERT or what a name means.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import zipfile
@@ -138,6 +139,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Args:
         path: File to write or to replace.
         tensors: Arrays by name.
+
+    Raises:
+        OSError: it cannot be written.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with _written_whole(path) as beside:
@@ -152,10 +156,14 @@ def write_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         path: File to write or to replace.
         tensors: Arrays by name, "layer/name of the weight"; those of one layer stand together. An
             array that has two names is stored once. Half precision is widened to float32.
+
+    Raises:
+        OSError: it cannot be written.
     """
     layers: dict[str, list[str]] = {}
     places: dict[int, str] = {}
-    with _written_whole(path) as beside, h5py.File(beside, "w") as file:
+    content = io.BytesIO()  # on a full disk HDF5 would fail again at each object it closes
+    with h5py.File(content, "w") as file:
         for name, array in tensors.items():
             layer, _, weight = name.partition("/")
             layers.setdefault(layer, []).append(weight)
@@ -165,6 +173,8 @@ def write_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
             file[layer].attrs["weight_names"] = weights
         file.attrs["layer_names"] = list(layers)
         file.attrs["backend"] = "tensorflow"
+    with _written_whole(path) as beside:
+        beside.write_bytes(content.getbuffer())
 
 
 @contextlib.contextmanager
@@ -174,6 +184,8 @@ def _written_whole(path: Path) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
     finally:
         beside.unlink(missing_ok=True)
 

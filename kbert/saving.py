@@ -243,6 +243,7 @@ def _folder_written_whole(folder: Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, folder)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error}).") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: cannot be written ({reason}).") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,10 @@ def test_formats(tokenizer, tmp_path):
         save_checkpoint(encoder, folder, tokenizer=tokenizer, formats=formats)
         assert {path.name for path in folder.iterdir()} == common | names
         assert_round_trip(loading.load_encoder(folder), build_copy(encoder))
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("tf_keras")
+    _, info = transformers.TFBertModel.from_pretrained(tmp_path / "h5", output_loading_info=True)
+    assert not any(info.values())
 
 
 def build_copy(encoder: keras.Model) -> keras.Model:
@@ -386,14 +391,17 @@ def test_a_folder_that_is_not_empty(tokenizer, tmp_path):
         assert (folder / "config.json").exists()
 
 
-def test_a_full_disk_leaves_nothing(tokenizer, tmp_path, monkeypatch):
-    def full(path, tensors):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("kbert.saving.write_h5", full)
-    with pytest.raises(InputError, match="No space left on device") as caught:
-        save_checkpoint(build_encoder(config_of()), tmp_path / "ours", tokenizer=tokenizer)
+@pytest.mark.parametrize("limit", [100, 2_000, 10_000, 30_000, 70_000])
+def test_a_full_disk_leaves_nothing(limit, tokenizer, tmp_path):
+    """No file may be larger than the limit: each file in turn cannot be written."""
+    encoder = build_encoder(config_of())
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        with pytest.raises(InputError, match=r"ours: cannot be written \(.*too large") as caught:
+            save_checkpoint(encoder, tmp_path / "ours", tokenizer=tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
