@@ -17,6 +17,7 @@ _HOMES = {
     "load_encoder": "kbert.loading",
     "load_model": "kbert.loading",
     "load_tokenizer": "kbert.loading",
+    "save_checkpoint": "kbert.saving",
 }
 __all__ = list(_HOMES)
 

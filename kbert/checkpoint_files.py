@@ -1,11 +1,16 @@
-"""Weight files of checkpoints, `model.safetensors` and `tf_model.h5`, as {name: array}.
+"""Weight files of checkpoints, as {name: array}: model.safetensors, tf_model.h5, pytorch_model.bin.
 
-Nothing here knows Keras, BERT or what a name means.
+Any of them may be in shards, with an index that says which tensor is in which. Nothing here knows
+Keras, BERT or what a name means.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,12 +21,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kbert.errors import InputError
+from kbert.torch_files import TorchFile
 
-WEIGHT_FILES = ("model.safetensors", "tf_model.h5")
-"""The files that can be read, the preferred one first."""
+WHOLE_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")
+INDEX_ENDING = ".index.json"
+WEIGHT_FILES = tuple(name + ending for name in WHOLE_FILES for ending in ("", INDEX_ENDING))
+"""The files that can be read, the preferred one first; an index stands for its shards."""
 
-# What h5py and safetensors raise at a damaged file.
-_DAMAGED = (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError)
+# What h5py, safetensors, zipfile and the parser of pickles raise at a damaged file.
+_DAMAGED = (
+    OSError,
+    SafetensorError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    EOFError,
+    OverflowError,
+    MemoryError,
+)
 
 
 class TensorFile(Mapping[str, np.ndarray]):
@@ -43,12 +62,9 @@ class TensorFile(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._shapes:
             raise KeyError(name)
-        try:
-            array = self._read(name)
-        except _DAMAGED as error:
-            raise _unreadable(self.path, error, tensor=name) from None
-        half = array.dtype in (np.dtype("float16"), np.dtype("bfloat16"))
-        return array.astype(np.float32) if half else array
+        with _damage_told(self.path, tensor=name):
+            array = np.asarray(self._read(name))
+        return _widened(array)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
@@ -70,27 +86,51 @@ def find_weights(folder: Path) -> Path:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     found = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") or "nothing"
     raise InputError(
-        f"{folder}: no weights, {' or '.join(WEIGHT_FILES)} is needed; found: {found}. Other "
-        "formats become model.safetensors by transformers' save_pretrained."
+        f"{folder}: no weights, {' or '.join(WHOLE_FILES)} is needed, whole or in shards with an "
+        f"index; found: {found}. Other formats become model.safetensors by transformers' "
+        "save_pretrained."
     )
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """The tensors of a `.safetensors` or `.h5` file, read one at a time.
+    """The tensors of a `.safetensors`, `.h5` or `.bin` file, or of all shards of an index.
 
     Raises:
-        InputError: the file is missing, truncated, damaged, or of another format.
+        InputError: the file or a shard is missing, truncated, damaged, or of another format; a
+            shard lacks what its index promises.
     """
-    readers = {".safetensors": _SafetensorsFile, ".h5": _HDF5File}
-    reader = readers.get(path.suffix)
+    readers = {".safetensors": _SafetensorsFile, ".h5": _HDF5File, ".bin": _TorchTensors}
+    reader = _Shards if path.name.endswith(INDEX_ENDING) else readers.get(path.suffix)
     if reader is None:
         raise InputError(f"{path}: a weight file ends in {' or '.join(readers)}.")
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
-    try:
+    with _damage_told(path):
         return reader(path)
-    except _DAMAGED as error:
-        raise _unreadable(path, error) from None
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Name of the shard by tensor, of an index such as `model.safetensors.index.json`.
+
+    Raises:
+        InputError: it is not an index, or names files other than shards beside it.
+    """
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        shards = {str(tensor): Path(shard) for tensor, shard in weight_map.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise InputError(
+            f"{path}: must be JSON whose weight_map names the shard of each tensor; save the "
+            "checkpoint anew."
+        ) from None
+    suffix = Path(path.name.removesuffix(INDEX_ENDING)).suffix
+    for shard in shards.values():
+        if shard.name != str(shard) or shard.suffix != suffix:
+            raise InputError(
+                f"{path}: names the shard {str(shard)!r}, but a shard is a {suffix} file in the "
+                "same folder."
+            )
+    return {tensor: shard.name for tensor, shard in shards.items()}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -99,13 +139,53 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Args:
         path: File to write or to replace.
         tensors: Arrays by name.
+
+    Raises:
+        OSError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    try:
+    with _written_whole(path) as beside:
         # transformers refuses files that do not say which framework's layout they have.
         save_file(arrays, beside, metadata={"format": "pt"})
+
+
+def write_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a `.h5` file in Keras 2's layout of weights, whole or not at all.
+
+    Args:
+        path: File to write or to replace.
+        tensors: Arrays by name, "layer/name of the weight"; those of one layer stand together. An
+            array that has two names is stored once. Half precision is widened to float32.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    layers: dict[str, list[str]] = {}
+    places: dict[int, str] = {}
+    content = io.BytesIO()  # on a full disk HDF5 would fail again at each object it closes
+    with h5py.File(content, "w") as file:
+        for name, array in tensors.items():
+            layer, _, weight = name.partition("/")
+            layers.setdefault(layer, []).append(weight)
+            first = places.setdefault(id(array), name)
+            file[name] = _widened(array) if first == name else file[first]
+        for layer, weights in layers.items():
+            file[layer].attrs["weight_names"] = weights
+        file.attrs["layer_names"] = list(layers)
+        file.attrs["backend"] = "tensorflow"
+    with _written_whole(path) as beside:
+        beside.write_bytes(content.getbuffer())
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A file beside another that takes its place once it is written."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
         os.replace(beside, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
     finally:
         beside.unlink(missing_ok=True)
 
@@ -130,11 +210,45 @@ class _HDF5File(TensorFile):
         return self._file[name][()]  # pyright: ignore[reportIndexIssue, reportReturnType]
 
 
+class _TorchTensors(TensorFile):
+    def __init__(self, path: Path) -> None:
+        self._file = TorchFile(path)
+        super().__init__(path, {name: it.shape for name, it in self._file.tensors.items()})
+
+    def _read(self, name: str) -> np.ndarray:
+        return self._file.read(name)
+
+
+class _Shards(TensorFile):
+    """The tensors of an index, each from its shard; what else is in the shards is left out."""
+
+    def __init__(self, path: Path) -> None:
+        index = read_index(path)
+        files = {
+            shard: open_tensors(path.with_name(shard)) for shard in sorted(set(index.values()))
+        }
+        self._places = {name: (files[shard], name) for name, shard in index.items()}
+        for name, (file, _) in self._places.items():
+            # transformers leaves the model's name out in shards of tf_model.h5, not in their index.
+            known = next((known for known in (name, name.partition("/")[2]) if known in file), None)
+            if known is None:
+                raise InputError(f"{file.path}: lacks the tensor {name}, which {path} promises.")
+            self._places[name] = (file, known)
+        shapes = {name: file.shape(known) for name, (file, known) in self._places.items()}
+        super().__init__(path, shapes)
+
+    def _read(self, name: str) -> np.ndarray:
+        file, known = self._places[name]
+        return file[known]
+
+
 def _dataset_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
     """Datasets of the file itself: neither links nor data kept in other files are followed."""
     shapes = {}
 
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    def visit(name: str | bytes, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(name, bytes):
+            raise ValueError("the name of an object is not UTF-8")
         if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
             shapes[name] = item.shape
 
@@ -142,9 +256,21 @@ def _dataset_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _unreadable(path: Path, error: Exception, *, tensor: str | None = None) -> InputError:
-    place = f"{path}, tensor {tensor}" if tensor else str(path)
-    return InputError(
-        f"{place}: cannot be read, the file is damaged or incomplete "
-        f"({' '.join(str(error).split())})."
-    )
+def _widened(array: np.ndarray) -> np.ndarray:
+    half = array.dtype in (np.dtype("float16"), np.dtype("bfloat16"))
+    return array.astype(np.float32) if half else array
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path, *, tensor: str | None = None) -> Iterator[None]:
+    """Turns what readers raise into the one error of a damaged file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _DAMAGED as error:
+        place = f"{path}, tensor {tensor}" if tensor else str(path)
+        raise InputError(
+            f"{place}: cannot be read, the file is damaged or incomplete "
+            f"({' '.join(str(error).split())})."
+        ) from None

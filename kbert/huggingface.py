@@ -225,10 +225,15 @@ def load_weights(
     _refuse_own_decoder(variables, tensors, source)
     for path, name in places.items():
         _check_shape(tensors, name, path, variables[path], source)
-    for path, name in places.items():
+    arrays = {path: np.asarray(tensors[name]) for path, name in places.items()}
+    for path, array in arrays.items():
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            name = places[path]
+            raise InputError(f"{source}: tensor {name} holds {array.dtype}, weights are floats.")
+    for path, array in arrays.items():  # nothing can fail any more
         variable = variables[path]
-        array = np.asarray(tensors[name])
-        variable.assign((array.T if _is_transposed(name, path) else array).reshape(variable.shape))
+        transposed = _is_transposed(places[path], path)
+        variable.assign((array.T if transposed else array).reshape(variable.shape))
     return LoadReport(source, tuple(_entries(tensors, found, variables, places)))
 
 
@@ -481,3 +486,60 @@ def _refuse_own_decoder(
             f"{source}: {DECODER} is not {WORDS}; for a decoder of its own config.json must say "
             '"tie_word_embeddings": false.'
         )
+
+
+def h5_tensors(tensors: Mapping[str, np.ndarray], architecture: str) -> dict[str, np.ndarray]:
+    """The tensors of `named_tensors` by the names and in the shapes of a tf_model.h5.
+
+    Args:
+        tensors: Arrays by torch's names.
+        architecture: HuggingFace's class of the model, without its "TF": "BertForMaskedLM".
+
+    Raises:
+        InputError: a decoder of its own, which transformers' TensorFlow classes do not have.
+    """
+    if "cls.predictions.decoder.weight" in tensors:
+        raise InputError(
+            "tf_model.h5: cannot hold a masked-LM decoder that is not the token embedding; write "
+            "model.safetensors alone."
+        )
+    # BertForMaskedLM -> tf_bert_for_masked_lm
+    scope = re.sub("(?<=[a-z])(?=[A-Z])", "_", f"tf_{architecture}").lower()
+    arrays = {}
+    for name, array in tensors.items():
+        layer, path = _h5_path(name)
+        arrays[f"{layer}/{scope}/{path}"] = array.T if path.endswith("/kernel:0") else array
+    if any(name.startswith("mlm___cls/") for name in arrays):
+        # The head of TensorFlow's classes holds the embeddings, so they stand there as well.
+        start = f"bert/{scope}/bert/embeddings/"
+        embeddings = {name: array for name, array in arrays.items() if name.startswith(start)}
+        arrays |= {f"mlm___cls/{name[5:]}": array for name, array in embeddings.items()}
+    return arrays
+
+
+def _h5_path(name: str) -> tuple[str, str]:
+    """The layer and the path of a tensor: `_name_from_h5` read backwards.
+
+    encoder.layer.0.output.dense.weight -> bert, bert/encoder/layer_._0/output/dense/kernel:0.
+    """
+    *modules, leaf = name.removeprefix("bert.").split(".")
+    if modules[0] == "cls":
+        modules[0] = "nsp___cls" if modules[1] == "seq_relationship" else "mlm___cls"
+    if modules[0] in ("embeddings", "encoder", "pooler"):
+        modules.insert(0, "bert")
+    if modules[-1] == "LayerNorm":
+        leaf = {"weight": "gamma", "bias": "beta"}[leaf]
+    elif leaf == "weight" and modules[-1] in ("position_embeddings", "token_type_embeddings"):
+        leaf = "embeddings"
+    elif leaf == "weight" and modules[-1] != "word_embeddings":
+        leaf = "kernel"
+    return modules[0], "/".join([*modules, f"{leaf}:0"]).replace("/layer/", "/layer_._")
+
+
+def unnamed_weights(model: keras.Model) -> list[str]:
+    """Paths of the weights that HuggingFace's BERT has no place for, states of dropout apart."""
+    return [
+        path
+        for path, variable in _variables(model)
+        if _hf_name(path) is None and keras.backend.is_float_dtype(variable.dtype)
+    ]

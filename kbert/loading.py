@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kbert import heads, huggingface
-from kbert.checkpoint_files import WEIGHT_FILES, find_weights, open_tensors
+from kbert.checkpoint_files import (
+    INDEX_ENDING,
+    WEIGHT_FILES,
+    WHOLE_FILES,
+    find_weights,
+    open_tensors,
+    read_index,
+)
 from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
@@ -163,7 +170,8 @@ def load_checkpoint_weights(model: keras.Model, folder: Path) -> huggingface.Loa
         InputError: no readable weights, or they are not this model's; the model is unchanged.
     """
     path = find_weights(folder)
-    report = huggingface.load_weights(model, open_tensors(path), source=str(path))
+    tensors = dict(open_tensors(path))  # all of them: damage shows before the model is touched
+    report = huggingface.load_weights(model, tensors, source=str(path))
     _log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
     return report
 
@@ -174,7 +182,7 @@ def _is_hub_id(source: str) -> bool:
 
 
 def _fetch(name: str, revision: str | None, weights: bool) -> Path:
-    """Downloads config.json, the tokeniser's files and one weight file, or finds them cached."""
+    """Downloads config.json, the tokeniser's files and the weights, or finds them cached."""
     config = _fetch_file(name, revision, "config.json")
     if config is None:
         raise InputError(f"{name}: the model on the hub has no config.json.")
@@ -182,9 +190,23 @@ def _fetch(name: str, revision: str | None, weights: bool) -> Path:
     commit = config.parent.name
     for file in TOKENIZER_FILES:
         _fetch_file(name, commit, file)
-    if weights and not any(_fetch_file(name, commit, file) for file in WEIGHT_FILES):
-        raise InputError(f"{name}: the model on the hub has no {' or '.join(WEIGHT_FILES)}.")
+    if weights:
+        _fetch_weights(name, commit)
     return config.parent
+
+
+def _fetch_weights(name: str, commit: str) -> None:
+    """The preferred weight file that the model has; after an index, its shards."""
+    for file in WEIGHT_FILES:
+        path = _fetch_file(name, commit, file)
+        if path is None:
+            continue
+        shards = sorted(set(read_index(path).values())) if file.endswith(INDEX_ENDING) else []
+        for shard in shards:
+            if _fetch_file(name, commit, shard) is None:
+                raise InputError(f"{name}: the model on the hub lacks {shard}, a shard of {file}.")
+        return
+    raise InputError(f"{name}: the model on the hub has no {' or '.join(WHOLE_FILES)}.")
 
 
 def _fetch_file(name: str, revision: str | None, file: str) -> Path | None:

@@ -1,11 +1,11 @@
-"""The files of a WordPiece tokenizer, HuggingFace's layout, read into plain Python values.
+"""The files of a WordPiece tokenizer, HuggingFace's layout, from and to plain Python values.
 
 vocab.txt | tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json
--> the arguments of `kbert.preprocessing.WordPieceTokenizer`. Knows no Keras.
+-> the arguments of `kbert.preprocessing.WordPieceTokenizer` -> the first three. Knows no Keras.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,16 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 MAX_WORD_CHARACTERS = 100
+
+# What tokenizer.json and tokenizer_config.json say of a special token.
+_ADDED = {
+    "content": "",
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
 
 
 def read_tokenizer_files(folder: Path) -> dict[str, Any]:
@@ -63,6 +73,106 @@ def read_tokenizer_files(folder: Path) -> dict[str, Any]:
         **settings,
         **names,
     }
+
+
+def write_tokenizer_files(
+    folder: Path, settings: Mapping[str, Any], *, max_length: int | None = None
+) -> None:
+    """Writes the files that `read_tokenizer_files` and transformers' `AutoTokenizer` read.
+
+    Args:
+        folder: Folder that gets vocab.txt, tokenizer.json and tokenizer_config.json.
+        settings: The arguments of `WordPieceTokenizer`.
+        max_length: Longest input of the model in tokens, [CLS] and [SEP] included.
+
+    Raises:
+        InputError: If a token has a line break, which vocab.txt cannot hold.
+    """
+    vocabulary = settings["vocabulary"]
+    broken = [token for token in vocabulary if "\n" in token or "\r" in token]
+    if broken:
+        raise InputError(f"vocabulary: {broken[0]!r} has a line break, vocab.txt has one a line.")
+    text = "".join(f"{token}\n" for token in vocabulary)
+    (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
+    _write_json(folder / "tokenizer.json", _definition(settings))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(settings, max_length))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _definition(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a tokenizer.json, as `BertTokenizerFast` writes it."""
+    ids = {token: number for number, token in enumerate(settings["vocabulary"])}
+    cls, sep = settings["cls_token"], settings["sep_token"]
+
+    def special(token: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": segment}}
+
+    def text(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special(cls, 0), text("A", 0), special(sep, 0)]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": ids[token], **_ADDED, "content": token} for token in _added(settings)
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": settings["tokenize_chinese_chars"],
+            "strip_accents": settings["strip_accents"],
+            "lowercase": settings["lowercase"],
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, text("B", 1), special(sep, 1)],
+            "special_tokens": {
+                token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (cls, sep)
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": settings["unknown_token"],
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": MAX_WORD_CHARACTERS,
+            "vocab": ids,
+        },
+    }
+
+
+def _tokenizer_config(settings: Mapping[str, Any], max_length: int | None) -> dict[str, Any]:
+    ids = {token: number for number, token in enumerate(settings["vocabulary"])}
+    added = {str(ids[token]): {**_ADDED, "content": token} for token in _added(settings)}
+    config = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": settings["lowercase"],
+        "strip_accents": settings["strip_accents"],
+        "tokenize_chinese_chars": settings["tokenize_chinese_chars"],
+        "clean_up_tokenization_spaces": True,
+        **{name.replace("unknown", "unk"): settings[name] for name in SPECIAL_TOKENS},
+        "added_tokens_decoder": added,
+    }
+    if settings["additional_special_tokens"]:
+        config["additional_special_tokens"] = list(settings["additional_special_tokens"])
+    if max_length is not None:
+        config["model_max_length"] = max_length
+    return config
+
+
+def _added(settings: Mapping[str, Any]) -> list[str]:
+    """The special tokens in the order of their ids."""
+    tokens = {settings[name] for name in SPECIAL_TOKENS}
+    tokens |= set(settings["additional_special_tokens"])
+    return [token for token in settings["vocabulary"] if token in tokens]
 
 
 def read_vocabulary(path: Path) -> list[str]:

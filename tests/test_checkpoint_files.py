@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from kbert.checkpoint_files import find_weights, open_tensors, write_safetensors
+from kbert.checkpoint_files import (
+    WEIGHT_FILES,
+    find_weights,
+    open_tensors,
+    read_index,
+    write_h5,
+    write_safetensors,
+)
 from kbert.errors import InputError
 
 TENSORS = {
@@ -23,29 +31,36 @@ TENSORS = {
 }
 
 
-def write_h5(path: Path, tensors: dict[str, np.ndarray]) -> None:
+def write_datasets(path: Path, tensors: dict[str, np.ndarray]) -> None:
     with h5py.File(path, "w") as file:
         for name, array in tensors.items():
             file[name] = array
 
 
 def write(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    (save_file if path.suffix == ".safetensors" else lambda t, p: write_h5(p, t))(tensors, path)
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        write_datasets(path, tensors)
 
 
-def test_find_weights_prefers_safetensors(tmp_path):
-    (tmp_path / "tf_model.h5").touch()
-    assert find_weights(tmp_path).name == "tf_model.h5"
-    (tmp_path / "model.safetensors").touch()
-    assert find_weights(tmp_path).name == "model.safetensors"
+def test_find_weights_prefers_safetensors_and_whole_files(tmp_path):
+    assert WEIGHT_FILES[:3] == (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tf_model.h5",
+    )
+    for name in reversed(WEIGHT_FILES):
+        (tmp_path / name).touch()
+        assert find_weights(tmp_path).name == name
 
 
 def test_find_weights_says_what_is_there(tmp_path):
     with pytest.raises(InputError, match="found: nothing"):
         find_weights(tmp_path)
-    for name in ("pytorch_model.bin", "config.json"):
+    for name in ("flax_model.msgpack", "config.json"):
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"found: config\.json, pytorch_model\.bin\. .*\n?"):
+    with pytest.raises(InputError, match=r"found: config\.json, flax_model\.msgpack\. .*\n?"):
         find_weights(tmp_path)
 
 
@@ -75,7 +90,7 @@ def test_h5(tmp_path):
 
 
 def test_h5_follows_nothing_out_of_the_file(tmp_path):
-    write_h5(tmp_path / "other.h5", {"secret": np.ones(2)})
+    write_datasets(tmp_path / "other.h5", {"secret": np.ones(2)})
     (tmp_path / "raw").write_bytes(np.ones(2).tobytes())
     path = tmp_path / "tf_model.h5"
     with h5py.File(path, "w") as file:
@@ -114,6 +129,15 @@ def test_damaged_files(tmp_path, name):
         open_tensors(path)
 
 
+def test_damaged_h5_name(tmp_path):
+    path = tmp_path / "tf_model.h5"
+    write(path, {"layer/kernel": np.ones(2), "text": "words"})
+    assert open_tensors(path)["text"] == b"words"
+    path.write_bytes(path.read_bytes().replace(b"kernel", b"\xffernel"))
+    with pytest.raises(InputError, match=r"tf_model\.h5: .*damaged or incomplete .*not UTF-8"):
+        open_tensors(path)
+
+
 def test_damaged_h5_chunk(tmp_path):
     path = tmp_path / "tf_model.h5"
     with h5py.File(path, "w") as file:
@@ -130,7 +154,103 @@ def test_wrong_names(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         open_tensors(tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="ends in"):
-        open_tensors(tmp_path / "pytorch_model.bin")
+        open_tensors(tmp_path / "model.msgpack")
+
+
+# Shards
+
+
+def write_shards(folder: Path, name: str = "model.safetensors", *, scope: str = "") -> Path:
+    """Two shards and their index, whose names begin with the scope as those of tf_model.h5 do."""
+    start, ending = name.split(".")
+    shards = {
+        f"{start}-00001-of-00002.{ending}": ("kernel", "half", "ids"),
+        f"{start}-00002-of-00002.{ending}": ("brain", "scalar"),
+    }
+    for shard, names in shards.items():
+        arrays = {f"part/{name}": TENSORS[name] for name in names}
+        if ending == "h5":
+            arrays = {name: array.astype("float32") for name, array in arrays.items()}
+        write(folder / shard, arrays)
+    places = {f"{scope}part/{name}": shard for shard, names in shards.items() for name in names}
+    index = folder / f"{name}.index.json"
+    content = {"metadata": {"total_size": 5}, "weight_map": places}
+    index.write_text(json.dumps(content), encoding="utf-8")
+    return index
+
+
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [("model.safetensors", ""), ("tf_model.h5", ""), ("tf_model.h5", "tf_bert_model/")],
+)
+def test_shards(tmp_path, name, scope):
+    index = write_shards(tmp_path, name, scope=scope)
+    tensors = open_tensors(index)
+    assert set(tensors) == {f"{scope}part/{name}" for name in TENSORS}
+    for name, array in TENSORS.items():
+        assert tensors.shape(f"{scope}part/{name}") == array.shape
+        np.testing.assert_array_equal(tensors[f"{scope}part/{name}"], array.astype("float32"))
+    assert read_index(index)[f"{scope}part/kernel"].endswith(f"-00001-of-00002{index.suffixes[-3]}")
+
+
+def test_shards_hold_what_their_index_says(tmp_path):
+    index = write_shards(tmp_path)
+    content = json.loads(index.read_text())
+    del content["weight_map"]["part/kernel"]
+    index.write_text(json.dumps(content))
+    assert "part/kernel" not in open_tensors(index)
+    content["weight_map"]["part/kernel"] = "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps(content))
+    lacks = r"model-00002-of-00002\.safetensors: lacks the tensor part/kernel, which .*promises"
+    with pytest.raises(InputError, match=lacks):
+        open_tensors(index)
+
+
+def test_shards_missing_or_damaged(tmp_path):
+    index = write_shards(tmp_path)
+    shard = tmp_path / "model-00002-of-00002.safetensors"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors: .*damaged"):
+        open_tensors(index)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors: there is no such"):
+        open_tensors(index)
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../secret.safetensors",
+        "/etc/secret.safetensors",
+        "folder/model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "..",
+        "",
+    ],
+)
+def test_index_names_shards_beside_it(tmp_path, shard):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(InputError, match=r"index\.json: names the shard .* same folder") as caught:
+        open_tensors(index)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "1", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', b"\xff\xfe"],
+)
+def test_index_that_is_none(tmp_path, content):
+    index = tmp_path / "tf_model.h5.index.json"
+    index.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match="must be JSON whose weight_map") as caught:
+        open_tensors(index)
+    assert "\n" not in str(caught.value)
+
+
+# Writing
 
 
 def test_write_safetensors(tmp_path):
@@ -152,3 +272,35 @@ def test_write_safetensors_whole_or_not_at_all(tmp_path):
         write_safetensors(path, {"a": np.array([object()])})
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_write_h5(tmp_path):
+    path = tmp_path / "tf_model.h5"
+    path.write_text("old")
+    tied = TENSORS["kernel"]
+    arrays = {
+        "second/model/a/kernel:0": tied.T,
+        "second/model/a/bias:0": TENSORS["brain"],
+        "first/model/b/kernel:0": tied,
+        "second/model/tied:0": tied,
+    }
+    write_h5(path, arrays)
+    assert [file.name for file in tmp_path.iterdir()] == ["tf_model.h5"]
+    with h5py.File(path) as file:
+        assert list(file.attrs["layer_names"]) == ["second", "first"]
+        for layer in ("second", "first"):
+            names = [name.partition("/")[2] for name in arrays if name.startswith(layer)]
+            assert list(file[layer].attrs["weight_names"]) == names
+            for name in names:
+                np.testing.assert_array_equal(file[layer][name], arrays[f"{layer}/{name}"])
+        assert file["second/model/tied:0"] == file["first/model/b/kernel:0"]  # one object
+    assert set(open_tensors(path)) == set(list(arrays)[:3])
+
+
+def test_write_h5_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "tf_model.h5"
+    path.write_text("old")
+    with pytest.raises(TypeError):
+        write_h5(path, {"a/b": np.ones(2), "a/c": np.array([object()])})
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["tf_model.h5"]

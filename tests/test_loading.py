@@ -14,16 +14,18 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from parity import assert_round_trip, assert_same_outputs, random_inputs
 
-from kbert import loading
-from kbert.checkpoint_files import open_tensors
+from kbert import huggingface, loading
+from kbert.checkpoint_files import WEIGHT_FILES, open_tensors, write_safetensors
 from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
+from kbert.saving import save_checkpoint
 
 COMMITS = {"main": "a" * 40, "older": "b" * 40}
 
@@ -326,7 +328,10 @@ def test_hub_model_without_its_files(hub, online, tiny_checkpoint, tmp_path):
     error = "org/bare: the model on the hub has no config.json."
     assert online("org/bare") == {"error": error}
     (tmp_path / "config.json").write_bytes((tiny_checkpoint / "config.json").read_bytes())
-    error = "org/bare: the model on the hub has no model.safetensors or tf_model.h5."
+    error = (
+        "org/bare: the model on the hub has no model.safetensors or tf_model.h5 or "
+        "pytorch_model.bin."
+    )
     assert online("org/bare") == {"error": error}
 
 
@@ -349,3 +354,98 @@ def test_hub_lost_between_two_files(hub, online, offline, tiny_checkpoint):
     hub.lost = "config.json"  # also tokenizer_config.json
     assert online("lost")["folder"] == folder
     hub.lost = ""
+
+
+def test_hub_shards(hub, online, offline, tiny_checkpoint, tmp_path):
+    tensors = open_tensors(tiny_checkpoint / "model.safetensors")
+    for name in ("config.json", "vocab.txt", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    places = {name: shards[index % 2] for index, name in enumerate(tensors)}
+    for shard in shards:
+        part = {name: tensors[name] for name in tensors if places[name] == shard}
+        write_safetensors(tmp_path / shard, part)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    hub.models["org/shards", "main"] = tmp_path
+    hub.requests.clear()
+    folder = Path(online("org/shards")["folder"])
+    assert hub.fetched()[-3:] == ["model.safetensors.index.json", *shards]
+    assert_round_trip(loading.load_encoder(folder), loading.load_encoder(tiny_checkpoint))
+    assert offline("org/shards")["folder"] == str(folder)
+
+
+def test_hub_lacks_a_shard(hub, online, tiny_checkpoint, tmp_path):
+    for name in ("config.json", "vocab.txt"):
+        (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model-1.safetensors"}}', encoding="utf-8")
+    hub.models["org/half", "main"] = tmp_path
+    error = "org/half: the model on the hub lacks model-1.safetensors, a shard of "
+    assert online("org/half")["error"] == f"{error}model.safetensors.index.json."
+    index.write_text('{"weight_map": {"a": "../../secret.safetensors"}}', encoding="utf-8")
+    hub.models["org/outside", "main"] = tmp_path
+    hub.requests.clear()
+    assert "a shard is a .safetensors file in the same folder" in online("org/outside")["error"]
+    assert not any("secret" in request for request in hub.requests)
+
+
+# Damage
+
+
+def test_damage_found_late_leaves_the_model_as_it_was(tiny_checkpoint, tmp_path):
+    """One tensor of a file that opens well cannot be read: none is loaded."""
+    tensors = open_tensors(tiny_checkpoint / "model.safetensors")
+    path = tmp_path / "tf_model.h5"
+    with h5py.File(path, "w") as file:
+        for name, array in tensors.items():
+            file.create_dataset(name, data=array, compression="gzip")
+        start = file["pooler.dense.weight"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(bytes(content))
+    encoder = loading.load_encoder(tiny_checkpoint)
+    for variable in encoder.weights:
+        variable.assign(variable + 1)
+    before = [np.asarray(variable) for variable in encoder.weights]
+    with pytest.raises(InputError, match=r"tf_model\.h5, tensor pooler\.dense\.weight: .*damaged"):
+        loading.load_checkpoint_weights(encoder, tmp_path)
+    for variable, array in zip(encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(variable, array)
+
+
+@pytest.mark.parametrize("kind", ["int32", "bool", "S4"])
+def test_what_is_no_weight(tiny_checkpoint, kind):
+    tensors = dict(open_tensors(tiny_checkpoint / "model.safetensors"))
+    bias = "encoder.layer.1.output.dense.bias"
+    tensors[bias] = np.ones(12, kind)
+    encoder = loading.load_encoder(tiny_checkpoint)
+    copy = [np.asarray(variable) + 1 for variable in encoder.weights]
+    encoder.set_weights(copy)
+    with pytest.raises(InputError, match=rf"tensor {bias} holds \S+, weights are floats"):
+        huggingface.load_weights(encoder, tensors, source="a file")
+    for variable, array in zip(encoder.weights, copy, strict=True):
+        np.testing.assert_array_equal(variable, array)
+
+
+@pytest.mark.parametrize("name", WEIGHT_FILES[1::2])
+def test_load_encoder_from_shards_of_transformers(tiny_checkpoint, tmp_path, name):
+    """What save_pretrained writes when a file may hold 2 kB."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    kind = "TFBertModel" if "h5" in name else "BertModel"
+    pytest.importorskip("tf_keras") if "h5" in name else None
+    source = tmp_path / "source"
+    save_checkpoint(
+        loading.load_encoder(tiny_checkpoint),
+        source,
+        tokenizer=loading.load_tokenizer(tiny_checkpoint),
+    )
+    options = {"use_safetensors": False} if "h5" in name else {}
+    model = getattr(transformers, kind).from_pretrained(source, **options)
+    target = tmp_path / "target"
+    model.save_pretrained(target, max_shard_size="2KB", safe_serialization=name.startswith("model"))
+    files = sorted(path.name for path in target.iterdir())
+    assert name in files
+    assert len(files) > 5
+    assert_round_trip(loading.load_encoder(target), loading.load_encoder(tiny_checkpoint))
