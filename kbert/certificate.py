@@ -86,7 +86,7 @@ def read_certificate(path: Path) -> Certificate:
         raise InputError(f"{path}: not a certificate of format {FORMAT}, but {found}.")
     try:
         return _from_json(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {_words(error)}"
         raise InputError(f"{path}: damaged ({reason}); export the model again.") from None
 

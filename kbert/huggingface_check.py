@@ -32,8 +32,12 @@ def main(
     arrays = {"torch": torch.__version__, "transformers": transformers.__version__}
     # one by one, so without padding: the reference for all that padding must not change
     for row, texts in enumerate(zip(*segments, strict=True)):
+        # in lists of one: outside a list an empty second text would count as none
         encoded = tokenizer(
-            *texts, truncation="longest_first", max_length=int(max_length), return_tensors="pt"
+            *([text] for text in texts),
+            truncation="longest_first",
+            max_length=int(max_length),
+            return_tensors="pt",
         )
         with torch.no_grad():
             outputs = dict(model(**encoded))

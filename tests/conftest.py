@@ -80,7 +80,7 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def export_tiny(checkpoint: Path, base: Path, *words: str, labels: tuple[str, ...] = ()):
+def export_untrained(checkpoint: Path, base: Path, *words: str, labels: tuple[str, ...] = ()):
     """A new model, its task, and the folder of its exported version 3 in a base folder."""
     from kbert.config import parse
     from kbert.export import export
@@ -101,10 +101,10 @@ def export_tiny(checkpoint: Path, base: Path, *words: str, labels: tuple[str, ..
 
 @pytest.fixture(scope="session")
 def exported_pairs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Classification of three columns: its model, its task, RUN/export/pairs/3."""
+    """Classification of pairs: its model, its task, RUN/export/pairs/3."""
     base = tmp_path_factory.mktemp("run") / "export" / "pairs"
-    words = ["--data.max_length", "20", "--data.text_column", "[a, b, c]"]
-    return export_tiny(tiny_checkpoint, base, *words, labels=("no", "yes", "好"))
+    words = ["--data.max_length", "20", "--data.text_column", "[a, b]"]
+    return export_untrained(tiny_checkpoint, base, *words, labels=("no", "yes", "好"))
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +112,7 @@ def exported_words(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     """Masked words: its model, its task, RUN/export/words/3."""
     base = tmp_path_factory.mktemp("run") / "export" / "words"
     words = ["--task", "masked_lm", "--data.max_length", "24"]
-    return export_tiny(tiny_checkpoint, base, *words)
+    return export_untrained(tiny_checkpoint, base, *words)
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,10 @@ def test_without_huggingface(tmp_path: Path) -> None:
         ("[]", "not a certificate of format 1, but None"),
         ('{"format": 2}', "not a certificate of format 1, but 2"),
         ('{"format": 1}', "damaged (KeyError: 'probes')"),
+        (
+            '{"format": 1, "probes": [], "outputs": {}, "signature": "", "bound": 1, "versions": {}}',
+            "damaged (IndexError: ",
+        ),
     ],
 )
 def test_what_is_no_certificate_is_named(tmp_path: Path, text: str, message: str) -> None:
