@@ -155,7 +155,9 @@ def _huggingface(
     if reference is None:
         return None, "transformers has no such model", {}
     first, *others = inputs.values()
-    segments = [first, *([[" ".join(texts) for texts in zip(*others, strict=True)]] * bool(others))]
+    segments = [first]
+    if others:
+        segments.append([" ".join(texts) for texts in zip(*others, strict=True)])
     try:
         # beside the export, where there is room for the weights
         with tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as checkpoint:

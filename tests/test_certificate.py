@@ -119,7 +119,7 @@ def test_without_huggingface(tmp_path: Path) -> None:
         ('{"format": 2}', "not a certificate of format 1, but 2"),
         ('{"format": 1}', "damaged (KeyError: 'probes')"),
         (
-            '{"format": 1, "probes": [], "outputs": {}, "signature": "", "bound": 1, "versions": {}}',
+            '{"format": 1, "probes": [], "outputs": {}, "signature": 1, "bound": 1, "versions": 0}',
             "damaged (IndexError: ",
         ),
     ],
