@@ -27,9 +27,7 @@ def main(
 ) -> None:
     with open(segments_file, encoding="utf-8") as file:
         segments = json.load(file)
-    torch.set_num_threads(
-        1
-    )  # texts are short; on a busy machine threads mostly wait for each other
+    torch.set_num_threads(1)  # the texts are short: on a busy machine threads mostly wait
     tokenizer = transformers.BertTokenizerFast.from_pretrained(checkpoint)
     model = _load(checkpoint, architecture)
     arrays = {"torch": torch.__version__, "transformers": transformers.__version__}
