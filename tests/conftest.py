@@ -80,6 +80,41 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def export_untrained(checkpoint: Path, base: Path, *words: str, labels: tuple[str, ...] = ()):
+    """A new model, its task, and the folder of its exported version 3 in a base folder."""
+    from kbert.config import parse
+    from kbert.export import export
+    from kbert.preprocessing import tokenizer_from_files
+    from kbert.tasks import task_class
+    from kbert.training import new_model
+
+    files = ["--data.train", "none.csv", "--output", "none", "--model.checkpoint", str(checkpoint)]
+    config = parse([*files, *words])
+    counts = np.ones(len(labels), int)
+    task = task_class(config.task.name)(config, tokenizer_from_files(checkpoint), labels, counts)
+    model = new_model(task, checkpoint, config.model, config.train)
+    generator = np.random.default_rng(1)
+    for variable in model.layers[-1].weights:
+        variable.assign(variable + generator.normal(0, 0.3, variable.shape))
+    return model, task, export(model, task, base, version=3)
+
+
+@pytest.fixture(scope="session")
+def exported_pairs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Classification of pairs: its model, its task, RUN/export/pairs/3."""
+    base = tmp_path_factory.mktemp("run") / "export" / "pairs"
+    words = ["--data.max_length", "20", "--data.text_column", "[a, b]"]
+    return export_untrained(tiny_checkpoint, base, *words, labels=("no", "yes", "好"))
+
+
+@pytest.fixture(scope="session")
+def exported_words(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Masked words: its model, its task, RUN/export/words/3."""
+    base = tmp_path_factory.mktemp("run") / "export" / "words"
+    words = ["--task", "masked_lm", "--data.max_length", "24"]
+    return export_untrained(tiny_checkpoint, base, *words)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The public data sets, where they are."""

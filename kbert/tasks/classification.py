@@ -13,7 +13,7 @@ from kbert.config import ClassificationOptions, Config, EncoderConfig
 from kbert.heads import sequence_classifier
 from kbert.metrics import MacroF1, classification_figures, cross_entropy
 from kbert.preprocessing import BertPacker, WordPieceTokenizer
-from kbert.tasks.task import Scores, Signature, Table
+from kbert.tasks.task import Reference, Scores, Signature, Table
 
 
 class Classification:
@@ -119,12 +119,35 @@ class Classification:
     def signatures(self, model: keras.Model) -> dict[str, Signature]:
         """serving_default: text (or text_a, text_b ...) to label, probabilities, logits."""
 
+        @tf.function  # so that both signatures share one graph of it
+        def preprocess(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.packer(self.encode(list(texts)))
+
         def serve(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
-            answers = self._answers(model, self.packer(self.encode(list(texts))))
+            answers = self._answers(model, preprocess(*texts))
             names = tf.constant(self.labels)
             return {"label": tf.gather(names, answers["label_index"]), **answers}
 
-        return {"serving_default": Signature(self.inputs, serve)}
+        ranked_by = {"label": "logits", "label_index": "logits"}
+        return {
+            "serving_default": Signature(self.inputs, serve, ranked_by),
+            "preprocess": Signature(self.inputs, preprocess),
+        }
+
+    def reference(self) -> Reference:
+        """BertForSequenceClassification."""
+
+        def answers(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            logits = np.stack([row["logits"] for row in rows])
+            index = logits.argmax(axis=-1).astype(np.int32)
+            return {
+                "label": np.array(self.labels, object)[index],
+                "label_index": index,
+                "probabilities": tf.nn.softmax(logits.astype(np.float64)).numpy(),
+                "logits": logits,
+            }
+
+        return Reference("BertForSequenceClassification", answers)
 
     @staticmethod
     def _answers(model: keras.Model, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

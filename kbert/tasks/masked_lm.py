@@ -11,7 +11,7 @@ import tensorflow as tf
 from kbert.config import Config, EncoderConfig, MaskedLMOptions
 from kbert.heads import masked_lm
 from kbert.preprocessing import BertPacker, TokenMasker, WordPieceTokenizer
-from kbert.tasks.task import Scores, Signature, Table
+from kbert.tasks.task import Reference, Scores, Signature, Table
 
 
 class MaskedLM:
@@ -123,8 +123,12 @@ class MaskedLM:
     def signatures(self, model: keras.Model) -> dict[str, Signature]:
         """serving_default: text with [MASK] to the top_k pieces for each [MASK]."""
 
+        @tf.function  # so that both signatures share one graph of it
+        def preprocess(text: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.packer(self.encode([text]))
+
         def serve(text: tf.Tensor) -> dict[str, tf.Tensor]:
-            inputs = self.packer(self.encode([text]))
+            inputs = preprocess(text)
             positions, weights = positions_of(inputs["token_ids"] == self.tokenizer.mask_token_id)
             logits = model({**inputs, "mask_positions": positions}, training=False)
             top = tf.math.top_k(tf.nn.softmax(logits), self.options.top_k)
@@ -136,7 +140,28 @@ class MaskedLM:
                 "score": tf.where(present, top.values, 0.0),
             }
 
-        return {"serving_default": Signature(("text",), serve)}
+        ranked_by = {"token": "score", "token_id": "score"}
+        return {
+            "serving_default": Signature(("text",), serve, ranked_by),
+            "preprocess": Signature(("text",), preprocess),
+        }
+
+    def reference(self) -> Reference:
+        """BertForMaskedLM."""
+
+        def answers(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            masks = max(1, *(len(row["logits"]) for row in rows))
+            shape = (len(rows), masks, self.options.top_k)
+            token_ids, scores = np.full(shape, -1, np.int32), np.zeros(shape)
+            for row, found in enumerate(rows):
+                top = tf.math.top_k(tf.nn.softmax(found["logits"].astype(np.float64)), shape[-1])
+                token_ids[row, : len(top.indices)] = top.indices
+                scores[row, : len(top.indices)] = top.values
+            # "" is what the index -1 finds
+            tokens = np.array([*self.tokenizer.vocabulary, ""], object)[token_ids]
+            return {"token": tokens, "token_id": token_ids, "score": scores}
+
+        return Reference("BertForMaskedLM", answers)
 
 
 def positions_of(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

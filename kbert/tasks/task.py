@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -22,6 +22,26 @@ class Signature:
     """Names of the string inputs, each (batch,)."""
     function: Callable[..., dict[str, tf.Tensor]]
     """Takes the inputs in their order, gives the named outputs, each (batch, ...)."""
+    ranked_by: Mapping[str, str] = field(default_factory=dict)
+    """Output of strings or whole numbers -> float output whose largest values choose it: (..., n)
+    for one chosen value (...), or the falling values of the same shape for n chosen ones. Where
+    they tie within rounding, either value is right."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """HuggingFace's own model of the same use, which every export is compared with.
+
+    It gets the weights as `kbert.huggingface` names them; the first input of the signature as
+    the text, all further inputs joined by a space as its pair; truncation is longest_first.
+    """
+
+    architecture: str
+    """transformers' class, such as BertForSequenceClassification."""
+    answers: Callable[[list[dict[str, np.ndarray]]], dict[str, np.ndarray]]
+    """What serving_default should give, some or all outputs by name, each (texts, ...), from what
+    the model gives for each text: its outputs by HuggingFace's names, without the axis of the
+    batch and unpadded (logits of BertForMaskedLM at the masks only), input_ids, token_type_ids."""
 
 
 @dataclass(frozen=True)
@@ -134,5 +154,13 @@ class Task(Protocol):
         ...
 
     def signatures(self, model: keras.Model) -> dict[str, Signature]:
-        """What the exported model serves, by signature name."""
+        """What the exported model serves, by signature name.
+
+        "serving_default" answers; "preprocess" takes the same inputs and gives the token_ids,
+        segment_ids and padding_mask, int32 (batch, length), that they become on the way.
+        """
+        ...
+
+    def reference(self) -> Reference | None:
+        """HuggingFace's model to compare exports with; None where it has no such model."""
         ...

@@ -20,7 +20,7 @@ sys.path[:1] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 
 from fidelity.claims import Claim, Finding  # noqa: E402
 
-PARTS = ("tokenizer", "model", "checkpoint")
+PARTS = ("tokenizer", "model", "checkpoint", "export")
 
 
 def main() -> int:

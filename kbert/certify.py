@@ -1,0 +1,219 @@
+"""Certify an export: probe texts answered in Python, by the SavedModel, by HuggingFace's model."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from kbert.answers import BOUND, Answers, without_padding
+from kbert.certificate import Certificate
+from kbert.checkpoint_files import write_safetensors
+from kbert.config import EncoderConfig
+from kbert.encoder import activation_function
+from kbert.fresh_process import (
+    PREPROCESS,
+    SERVING,
+    NotInstalledError,
+    ProcessError,
+    decoded,
+    huggingface_outputs,
+    saved_model_answers,
+)
+from kbert.huggingface import ACTIVATIONS, bert_config, named_tensors
+from kbert.preprocessing import WordPieceTokenizer
+from kbert.tasks.task import Signature, Task
+
+HUGGINGFACE_IDS = {"token_ids": "input_ids", "segment_ids": "token_type_ids"}
+PROBES = (
+    "",
+    " ",
+    "a",
+    "The quick brown fox jumps over the lazy dog.",
+    "It is the [MASK] of the town, and [MASK] knows it.",
+    "Ça c'est un café à l'œuvre; naïve coöperation, Ångström, Straße",
+    "e\u0301 decomposed and \u00e9 composed",
+    "今天天气很好,我们去公园。",
+    "中文 and English 混在一起 in one line",
+    "日本語のテキスト、カタカナとひらがな",
+    "한국어 문장입니다",
+    "Привет, мир! Как дела?",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "नमस्ते दुनिया",
+    "สวัสดีชาวโลก",
+    "😀 👩‍👩‍👧‍👦 🇨🇳 emoji and 👍🏽 skin",
+    "tab\tnewline\nreturn\r no-break\u00a0zero\u200bwidth",
+    "null \u0000 byte and \ufffd replacement",
+    "[CLS] in the text [SEP] too [PAD] [UNK]",
+    "UPPER CASE AND MiXeD CaSe",
+    "$1,234.56 (50%) -- #hashtag @user http://a.b/c?d=e&f",
+    "x" * 99,
+    "y" * 100,
+    "z" * 101,
+    "don't can't won't it's",
+    "１２３ ＡＢＣ ﬁ ½ ²",
+    "\u2028line separator\u2029",
+    "……——“”‘’《》",
+    "the same the same the same " * 5,
+    "long " * 600,
+    "很长的文本" * 300,
+)
+
+
+class ExportError(RuntimeError):
+    """The export does not answer as the model does, or does not load in TF Serving."""
+
+
+def certify(
+    saved_model: Path, model: keras.Model, task: Task, *, python: str = sys.executable
+) -> Certificate:
+    """Answer the probe texts in Python, by the SavedModel, and by HuggingFace's own model.
+
+    Args:
+        saved_model: Folder of the SavedModel.
+        model: Model of the task in float32.
+        task: Brings the signatures, and how HuggingFace's model answers.
+        python: Interpreter of the fresh processes.
+
+    Raises:
+        ExportError: the SavedModel's answers differ by more than 1e-5, or do not come.
+    """
+    signatures = task.signatures(model)
+    inputs = _probe_texts(signatures[SERVING].inputs)
+    answers = {"python": _python_answers(signatures, inputs)}
+    try:
+        answers["saved_model"] = saved_model_answers(saved_model, inputs, python=python)
+    except ProcessError as error:
+        raise ExportError(f"{saved_model} does not load in a session: {error}") from None
+    found, huggingface, versions = _huggingface(model, task, inputs, saved_model.parent, python)
+    if found is not None:
+        answers["huggingface"] = _in_the_types_of(answers["python"], found)
+    certificate = Certificate(
+        signature=SERVING,
+        bound=BOUND,
+        versions={**_versions(), **versions},
+        inputs=inputs,
+        ranked_by=dict(signatures[SERVING].ranked_by),
+        answers=answers,
+        huggingface=huggingface,
+    )
+    if problem := certificate.problem():
+        raise ExportError(f"{saved_model}: {problem}.")
+    return certificate
+
+
+def write_checkpoint(
+    model: keras.Model, folder: Path, *, tokenizer: WordPieceTokenizer, labels: tuple[str, ...]
+) -> None:
+    """Write what HuggingFace needs to load a model: weights, config.json, tokeniser files."""
+    write_safetensors(folder / "model.safetensors", named_tensors(model))
+    config = bert_config(_encoder_config(model), labels=labels or None)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
+    (folder / "vocab.txt").write_text(vocabulary, encoding="utf-8")
+    settings = {
+        "do_lower_case": tokenizer.lowercase,
+        "strip_accents": tokenizer.strip_accents,
+        "tokenize_chinese_chars": tokenizer.tokenize_chinese_chars,
+        "unk_token": tokenizer.unknown_token,
+        "cls_token": tokenizer.cls_token,
+        "sep_token": tokenizer.sep_token,
+        "pad_token": tokenizer.pad_token,
+        "mask_token": tokenizer.mask_token,
+        "additional_special_tokens": list(tokenizer.additional_special_tokens),
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _probe_texts(names: tuple[str, ...]) -> dict[str, list[str]]:
+    """The probes for each input, in another order each, so that pairs are not twice the same."""
+    return {name: list(PROBES[shift:] + PROBES[:shift]) for shift, name in enumerate(names)}
+
+
+def _python_answers(signatures: dict[str, Signature], inputs: dict[str, list[str]]) -> Answers:
+    found = {}
+    for name in (SERVING, PREPROCESS):
+        with tf.device("CPU"):  # as the other two: a GPU may round its products to TF32
+            texts = [tf.constant(inputs[key]) for key in signatures[name].inputs]
+            outputs = signatures[name].function(*texts)
+        found[name] = {key: decoded(tensor.numpy()) for key, tensor in outputs.items()}
+    return Answers(without_padding(found[PREPROCESS]), found[SERVING])
+
+
+def _huggingface(
+    model: keras.Model, task: Task, inputs: dict[str, list[str]], folder: Path, python: str
+) -> tuple[Answers | None, str, dict[str, str]]:
+    """The answers of HuggingFace's model, its class, its packages' versions; or None and why."""
+    reference = task.reference()
+    if reference is None:
+        return None, "transformers has no such model", {}
+    first, *others = inputs.values()
+    segments = [first]
+    if others:
+        segments.append([" ".join(texts) for texts in zip(*others, strict=True)])
+    try:
+        # beside the export, where there is room for the weights
+        with tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as checkpoint:
+            write_checkpoint(model, Path(checkpoint), tokenizer=task.tokenizer, labels=task.labels)
+            rows, versions = huggingface_outputs(
+                Path(checkpoint),
+                reference.architecture,
+                segments,
+                max_length=task.max_length,
+                python=python,
+            )
+    except NotInstalledError as error:
+        return None, str(error), {}
+    except ProcessError as error:
+        raise ExportError(f"{reference.architecture} does not answer: {error}") from None
+    ids = {ours: [row[theirs].tolist() for row in rows] for ours, theirs in HUGGINGFACE_IDS.items()}
+    return Answers(ids, reference.answers(rows)), reference.architecture, versions
+
+
+def _in_the_types_of(python: Answers, found: Answers) -> Answers:
+    outputs = {
+        name: array.astype(python.outputs[name].dtype) for name, array in found.outputs.items()
+    }
+    return Answers(found.ids, outputs)
+
+
+def _versions() -> dict[str, str]:
+    try:
+        ours = version("kbert-finetune")
+    except PackageNotFoundError:
+        ours = "not installed"
+    return {
+        "kbert": ours,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "tensorflow_text": tf_text.__version__,
+    }
+
+
+def _encoder_config(model: keras.Model) -> EncoderConfig:
+    """The sizes and constants of the encoder in a model, read from its layers."""
+    encoder = model.get_layer("encoder")
+    embedding = encoder.get_layer("token_embedding")
+    blocks = [layer for layer in encoder.layers if layer.name.startswith("transformer_layer_")]
+    block = blocks[0]
+    activation = next(
+        name for name in ACTIVATIONS.values() if activation_function(name) is block.activation
+    )
+    return EncoderConfig(
+        vocabulary_size=embedding.input_dim,
+        hidden_dim=embedding.output_dim,
+        num_layers=len(blocks),
+        num_heads=block.num_heads,
+        intermediate_dim=block.intermediate_dim,
+        max_sequence_length=encoder.get_layer("position_embedding").sequence_length,
+        num_segments=encoder.get_layer("segment_embedding").input_dim,
+        activation=activation,
+        layer_norm_epsilon=block.layer_norm_epsilon,
+    )
