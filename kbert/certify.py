@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +13,6 @@ import tensorflow_text as tf_text
 
 from kbert.answers import BOUND, Answers, without_padding
 from kbert.certificate import Certificate
-from kbert.checkpoint_files import write_safetensors
-from kbert.config import EncoderConfig
-from kbert.encoder import activation_function
 from kbert.fresh_process import (
     PREPROCESS,
     SERVING,
@@ -26,8 +22,7 @@ from kbert.fresh_process import (
     huggingface_outputs,
     saved_model_answers,
 )
-from kbert.huggingface import ACTIVATIONS, bert_config, named_tensors
-from kbert.preprocessing import WordPieceTokenizer
+from kbert.saving import save_checkpoint
 from kbert.tasks.task import Signature, Task
 
 HUGGINGFACE_IDS = {"token_ids": "input_ids", "segment_ids": "token_type_ids"}
@@ -109,29 +104,6 @@ def certify(
     return certificate
 
 
-def write_checkpoint(
-    model: keras.Model, folder: Path, *, tokenizer: WordPieceTokenizer, labels: tuple[str, ...]
-) -> None:
-    """Write what HuggingFace needs to load a model: weights, config.json, tokeniser files."""
-    write_safetensors(folder / "model.safetensors", named_tensors(model))
-    config = bert_config(_encoder_config(model), labels=labels or None)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    vocabulary = "".join(f"{token}\n" for token in tokenizer.vocabulary)
-    (folder / "vocab.txt").write_text(vocabulary, encoding="utf-8")
-    settings = {
-        "do_lower_case": tokenizer.lowercase,
-        "strip_accents": tokenizer.strip_accents,
-        "tokenize_chinese_chars": tokenizer.tokenize_chinese_chars,
-        "unk_token": tokenizer.unknown_token,
-        "cls_token": tokenizer.cls_token,
-        "sep_token": tokenizer.sep_token,
-        "pad_token": tokenizer.pad_token,
-        "mask_token": tokenizer.mask_token,
-        "additional_special_tokens": list(tokenizer.additional_special_tokens),
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-
-
 def _probe_texts(names: tuple[str, ...]) -> dict[str, list[str]]:
     """The probes for each input, in another order each, so that pairs are not twice the same."""
     return {name: list(PROBES[shift:] + PROBES[:shift]) for shift, name in enumerate(names)}
@@ -161,7 +133,14 @@ def _huggingface(
     try:
         # beside the export, where there is room for the weights
         with tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as checkpoint:
-            write_checkpoint(model, Path(checkpoint), tokenizer=task.tokenizer, labels=task.labels)
+            save_checkpoint(
+                model,
+                checkpoint,
+                tokenizer=task.tokenizer,
+                labels=task.labels or None,
+                problem_type=reference.problem_type,
+                formats=("safetensors",),
+            )
             rows, versions = huggingface_outputs(
                 Path(checkpoint),
                 reference.architecture,
@@ -195,25 +174,3 @@ def _versions() -> dict[str, str]:
         "tensorflow": tf.__version__,
         "tensorflow_text": tf_text.__version__,
     }
-
-
-def _encoder_config(model: keras.Model) -> EncoderConfig:
-    """The sizes and constants of the encoder in a model, read from its layers."""
-    encoder = model.get_layer("encoder")
-    embedding = encoder.get_layer("token_embedding")
-    blocks = [layer for layer in encoder.layers if layer.name.startswith("transformer_layer_")]
-    block = blocks[0]
-    activation = next(
-        name for name in ACTIVATIONS.values() if activation_function(name) is block.activation
-    )
-    return EncoderConfig(
-        vocabulary_size=embedding.input_dim,
-        hidden_dim=embedding.output_dim,
-        num_layers=len(blocks),
-        num_heads=block.num_heads,
-        intermediate_dim=block.intermediate_dim,
-        max_sequence_length=encoder.get_layer("position_embedding").sequence_length,
-        num_segments=encoder.get_layer("segment_embedding").input_dim,
-        activation=activation,
-        layer_norm_epsilon=block.layer_norm_epsilon,
-    )

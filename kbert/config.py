@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from kbert.errors import InputError
 
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+"""What the logits of a sequence classifier mean, in HuggingFace's words."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -237,6 +240,9 @@ class ExportOptions:
     """Name of the served model; by default the name of the output folder."""
     version: int = 1
     """Version number of the served model."""
+    huggingface: bool = False
+    """Write OUTPUT/huggingface too: a checkpoint that transformers opens, by PyTorch and by
+    TensorFlow (TFBert*.from_pretrained(..., use_safetensors=False))."""
 
     def __post_init__(self) -> None:
         _check(1 <= self.version < 2**63, "export.version", "a positive number", self.version)

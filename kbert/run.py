@@ -27,6 +27,7 @@ from kbert.export import export
 from kbert.loading import resolve
 from kbert.monitor import TensorBoardMonitor
 from kbert.preprocessing import tokenizer_from_files, tokenizer_from_vocabulary_file
+from kbert.saving import save_checkpoint
 from kbert.tasks import task_class
 from kbert.tasks.task import Task
 from kbert.terminal import ProgressReport, print_table
@@ -192,11 +193,31 @@ def _train_and_export(
         if not (base / str(config.export.version)).exists():
             exported = export(exact, task, base, version=config.export.version)
             print(f"exported, and answered as the model does in a fresh process: {exported}")
+    if config.export.huggingface:
+        _save_for_huggingface(exact, task, folder / "huggingface")
     save_weights(exact, folder / "checkpoints" / "model.safetensors")
     # a folder with metrics.json is finished; what is dropped after it is needed no more
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     for state in (folder / "checkpoints").glob("step-*.safetensors"):
         state.unlink()
+
+
+def _save_for_huggingface(model: keras.Model, task: Task, folder: Path) -> None:
+    if folder.exists():  # it is written whole or not at all
+        return
+    reference = task.reference()
+    if reference is None:
+        raise InputError(
+            "export.huggingface: transformers has no model of this task; leave it out."
+        )
+    save_checkpoint(
+        model,
+        folder,
+        tokenizer=task.tokenizer,
+        labels=task.labels or None,
+        problem_type=reference.problem_type,
+    )
+    print(f"a checkpoint in HuggingFace layout: {folder}")
 
 
 def _search(config, task, splits, build, folder, metrics) -> TrainOptions:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kbert import huggingface
 from kbert.checkpoint_files import write_h5, write_safetensors
-from kbert.config import EncoderConfig
+from kbert.config import EncoderConfig, ProblemType
 from kbert.encoder import activation_function
 from kbert.errors import InputError
 from kbert.tokenizer_files import write_tokenizer_files
@@ -24,7 +24,6 @@ from kbert.tokenizer_files import write_tokenizer_files
 if TYPE_CHECKING:
     from kbert.preprocessing import WordPieceTokenizer
 
-ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 Format = Literal["safetensors", "h5"]
 
 

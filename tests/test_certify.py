@@ -6,19 +6,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kbert import certify as certify_module
+from kbert import huggingface
 from kbert.answers import Answers
 from kbert.certificate import PLACE, Certificate, read_certificate
-from kbert.certify import PROBES, ExportError, certify, write_checkpoint
-from kbert.encoder import build_encoder
-from kbert.huggingface import bert_config
-from kbert.loading import read_encoder_config
-from kbert.preprocessing import WordPieceTokenizer, tokenizer_from_files
+from kbert.certify import PROBES, ExportError, certify
 from kbert.tasks.task import Signature
 
 BertTokenizerFast = pytest.importorskip("transformers").BertTokenizerFast
@@ -92,13 +88,13 @@ def test_another_answer_of_huggingface_is_an_error(
     exported_pairs, served: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, task, path = exported_pairs
-    tensors = certify_module.named_tensors
+    tensors = huggingface.named_tensors
 
     def wrong(model):
         found = tensors(model)
         return {**found, "classifier.bias": found["classifier.bias"] + np.float32([0, 0, 1e-2])}
 
-    monkeypatch.setattr(certify_module, "named_tensors", wrong)
+    monkeypatch.setattr(huggingface, "named_tensors", wrong)
     with pytest.raises(ExportError, match="probabilities is off by .* with HuggingFace"):
         certify(path, model, task)
     assert [entry.name for entry in path.parent.iterdir()] == ["3"]  # no checkpoint is left
@@ -141,29 +137,3 @@ def test_masked_words_are_certified(exported_words) -> None:
     assert (outputs["score"][masked.index(2)] > 1e-3).any(axis=-1).all()
     vocabulary = np.array([*task.tokenizer.vocabulary, ""], object)
     assert (vocabulary[outputs["token_id"]] == outputs["token"]).all()
-
-
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
-def test_a_checkpoint_has_the_models_sizes_and_tokeniser(
-    tiny_checkpoint: Path, tmp_path: Path, activation: str
-) -> None:
-    config = dataclasses.replace(read_encoder_config(tiny_checkpoint), activation=activation)
-    config = dataclasses.replace(config, layer_norm_epsilon=1e-7, num_segments=3)
-    tokenizer = WordPieceTokenizer(
-        [*tokenizer_from_files(tiny_checkpoint).vocabulary, "<e>", "\u2028"],
-        lowercase=False,
-        strip_accents=True,
-        tokenize_chinese_chars=False,
-        additional_special_tokens=["<e>"],
-    )
-    encoder = build_encoder(config)
-    model = keras.Model(encoder.input, encoder(encoder.input))
-    write_checkpoint(model, tmp_path, tokenizer=tokenizer, labels=())
-    assert bert_config(read_encoder_config(tmp_path)) == bert_config(config)
-    read = tokenizer_from_files(tmp_path).get_config()
-    expected = tokenizer.get_config()
-    assert {**read, "name": ""} == {**expected, "name": ""}
-    reference = BertTokenizerFast.from_pretrained(tmp_path)
-    text = "The <e> caté 好人 a"
-    ours = tokenizer(tf.constant([text]))[0].numpy().tolist()
-    assert reference(text, add_special_tokens=False)["input_ids"] == ours

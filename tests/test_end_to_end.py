@@ -45,6 +45,7 @@ def options(tiny_checkpoint: Path, tiny_csv: Path, tmp_path_factory) -> dict[str
         "--search.batch_size": "[4, 8]",
         "--export.name": "moods",
         "--export.version": 7,
+        "--export.huggingface": "true",
         "--output": folder / "run",
     }
 
@@ -75,8 +76,8 @@ def probabilities(folder: Path) -> np.ndarray:
 
 def test_folder_of_a_finished_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
-        "checkpoints", "config.yaml", "export", "metrics.json", "predictions.csv", "search",
-        "tensorboard",
+        "checkpoints", "config.yaml", "export", "huggingface", "metrics.json", "predictions.csv",
+        "search", "tensorboard",
     }  # fmt: skip
     weights = [path.name for path in (finished / "checkpoints").iterdir()]
     assert sorted(weights) == ["best.safetensors", "model.safetensors"]
@@ -152,6 +153,22 @@ def test_old_tensorflow_answers_the_same(
     )
     with np.load(outputs) as answers:
         np.testing.assert_allclose(answers["probabilities"], probabilities(finished), atol=1e-5)
+
+
+def test_transformers_answers_the_same(finished: Path, texts_of_test: list[str]) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = finished / "huggingface"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(
+        texts_of_test, padding=True, truncation=True, max_length=12, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    np.testing.assert_allclose(logits.softmax(-1).numpy(), probabilities(finished), atol=1e-5)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    assert model.config.problem_type == "single_label_classification"
 
 
 def test_tensorboard_has_the_curves(finished: Path) -> None:

@@ -147,7 +147,7 @@ class Classification:
                 "logits": logits,
             }
 
-        return Reference("BertForSequenceClassification", answers)
+        return Reference("BertForSequenceClassification", answers, "single_label_classification")
 
     @staticmethod
     def _answers(model: keras.Model, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

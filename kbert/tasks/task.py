@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kbert.config import Config, EncoderConfig
+from kbert.config import Config, EncoderConfig, ProblemType
 from kbert.preprocessing import WordPieceTokenizer
 
 
@@ -42,6 +42,8 @@ class Reference:
     """What serving_default should give, some or all outputs by name, each (texts, ...), from what
     the model gives for each text: its outputs by HuggingFace's names, without the axis of the
     batch and unpadded (logits of BertForMaskedLM at the masks only), input_ids, token_type_ids."""
+    problem_type: ProblemType | None = None
+    """What the logits of BertForSequenceClassification mean; None for other architectures."""
 
 
 @dataclass(frozen=True)
