@@ -63,10 +63,11 @@ def save_checkpoint(
 ) -> None:
     """Writes a model and its tokeniser as a checkpoint that transformers and kbert open.
 
-    The folder holds config.json, vocab.txt, tokenizer.json, tokenizer_config.json and the weights,
-    in full precision: model.safetensors for `Bert*.from_pretrained`, tf_model.h5 for
-    `TFBert*.from_pretrained` (which prefers the former: pass `use_safetensors=False`). It is
-    written beside its place and renamed, so that it is there whole or not at all.
+    The folder holds config.json, vocab.txt, tokenizer.json, tokenizer_config.json and the weights
+    as they are: model.safetensors for `Bert*.from_pretrained`, tf_model.h5 (where half precision
+    is widened) for `TFBert*.from_pretrained`, which prefers the former: pass it
+    `use_safetensors=False`, or write "h5" alone. The folder is written beside its place and
+    renamed, so that it is there whole or not at all.
 
     Args:
         model: An encoder of `kbert.encoder`, or a model that nests one and has the heads of one
