@@ -105,7 +105,9 @@ def load_model(
     dtype: str | keras.DTypePolicy = "float32",
     head: str | None = None,
 ) -> keras.Model:
-    """The model of a checkpoint with its head and its weights; what was loaded is logged.
+    """The model of a checkpoint with its head and its weights.
+
+    What was loaded is logged, at level DEBUG as a table of all tensors.
 
     Args:
         source: A folder, or the id of a model on the hub.
@@ -128,7 +130,8 @@ def load_model(
         raise InputError(f"{folder}: {error}") from None
     encoder = build_encoder(config, dtype=dtype)
     model = heads.build_model(encoder, config, head=head, num_labels=labels, dtype=dtype)
-    load_checkpoint_weights(model, folder)
+    report = load_checkpoint_weights(model, folder)
+    _log.debug("%s", report.table())
     return model
 
 

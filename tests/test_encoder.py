@@ -140,6 +140,12 @@ def test_variable_paths_are_unique_and_stable(encoder):
     )
 
 
+@pytest.mark.parametrize("value", [-1, 31])
+def test_row_of_padding_is_in_the_vocabulary(value):
+    with pytest.raises(InputError, match=f"pad_token_id must be in the vocabulary, .*{value}"):
+        EncoderConfig(**{**vars(CONFIG), "pad_token_id": value})
+
+
 def test_token_embedding_is_reversible(encoder):
     layer = encoder.get_layer("token_embedding")
     assert isinstance(layer, keras_nlp.layers.ReversibleEmbedding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 
 import keras
 import numpy as np
@@ -79,7 +80,7 @@ def test_loss_and_gradients_are_torchs(head):
 
 
 @BY_KIND
-def test_logits_and_loss_are_tensorflows(head, tmp_path):
+def test_logits_are_tensorflows(head, tmp_path):
     pytest.importorskip("tf_keras")
     reference = tf_model(f"TF{head.kind}", head.config())
     reference.save_pretrained(tmp_path)
@@ -94,10 +95,12 @@ def test_logits_and_loss_are_tensorflows(head, tmp_path):
 
 @BY_KIND
 @pytest.mark.parametrize("tied", [True, False])
-def test_load_model_builds_what_config_json_names(head, tied, tmp_path):
+def test_load_model_builds_what_config_json_names(head, tied, tmp_path, caplog):
     reference = torch_model(head.kind, head.config(tie_word_embeddings=tied))
     reference.save_pretrained(tmp_path)
-    model = kbert.load_model(tmp_path)
+    with caplog.at_level(logging.DEBUG, logger="kbert"):
+        model = kbert.load_model(tmp_path)
+    assert caplog.messages[-1].splitlines()[1].split() == ["tensor", "shape", "fate", "reason"]
     assert model.name == huggingface.HEADS[head.kind]
     labels = head.labels(INPUTS, 31)
     _, *logits = torch_loss(reference, INPUTS, labels).values()
