@@ -1,4 +1,4 @@
-# make demo | test | lint | fidelity | bench-quality | clean
+# make demo | test | lint | fidelity | bench-quality | bench-tokenizer | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +10,7 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test lint fidelity bench-quality clean
+.PHONY: demo test lint fidelity bench-quality bench-tokenizer clean
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -30,6 +30,9 @@ fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done
 bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/quality.py
+
+bench-tokenizer: .venv/test.done .venv/demo.done
+	$(VENV)/python benchmarks/tokenizer.py
 
 .venv/base.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

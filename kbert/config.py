@@ -308,7 +308,7 @@ class Config:
     smoke: bool = False
     """Run the same code at toy size: 64 rows of each split, one epoch, short texts."""
     debug: bool = False
-    """Show the traceback of an error."""
+    """Show the traceback of an error, and what becomes of each tensor of the checkpoint."""
 
     @property
     def export_name(self) -> str:

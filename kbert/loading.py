@@ -107,8 +107,6 @@ def load_model(
 ) -> keras.Model:
     """The model of a checkpoint with its head and its weights.
 
-    What was loaded is logged, at level DEBUG as a table of all tensors.
-
     Args:
         source: A folder, or the id of a model on the hub.
         revision: Branch, tag or commit on the hub.
@@ -130,8 +128,7 @@ def load_model(
         raise InputError(f"{folder}: {error}") from None
     encoder = build_encoder(config, dtype=dtype)
     model = heads.build_model(encoder, config, head=head, num_labels=labels, dtype=dtype)
-    report = load_checkpoint_weights(model, folder)
-    _log.debug("%s", report.table())
+    load_checkpoint_weights(model, folder)
     return model
 
 
@@ -169,6 +166,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_checkpoint_weights(model: keras.Model, folder: Path) -> huggingface.LoadReport:
     """Gives an encoder, or a model that nests one, the weights of a checkpoint folder.
 
+    What was loaded is logged; at level DEBUG as a table of all tensors, too.
+
     Raises:
         InputError: no readable weights, or they are not this model's; the model is unchanged.
     """
@@ -176,6 +175,7 @@ def load_checkpoint_weights(model: keras.Model, folder: Path) -> huggingface.Loa
     tensors = dict(open_tensors(path))  # all of them: damage shows before the model is touched
     report = huggingface.load_weights(model, tensors, source=str(path))
     _log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
+    _log.debug("%s", report.table())
     return report
 
 
@@ -186,6 +186,7 @@ def _is_hub_id(source: str) -> bool:
 
 def _fetch(name: str, revision: str | None, weights: bool) -> Path:
     """Downloads config.json, the tokeniser's files and the weights, or finds them cached."""
+    _log.info("%s: no folder here, so it is looked for on the hub", name)
     config = _fetch_file(name, revision, "config.json")
     if config is None:
         raise InputError(f"{name}: the model on the hub has no config.json.")
@@ -222,11 +223,11 @@ def _fetch_file(name: str, revision: str | None, file: str) -> Path | None:
         if known is file_download._CACHED_NO_EXIST and _is_commit(revision):
             return None
         return Path(file_download.hf_hub_download(name, file, revision=revision))
-    except errors.LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError:
         # Neither reached nor cached. Online that is no reason to do without the file.
         if constants.HF_HUB_OFFLINE and file != "config.json":
             return None
-        raise _no_model(name, revision, f"not reached and not cached ({_reason(error)})") from None
+        raise _no_model(name, revision, f"{_why_not_reached()}, and it is not cached") from None
     except errors.EntryNotFoundError:
         return None
     except errors.RevisionNotFoundError:
@@ -244,6 +245,14 @@ def _is_commit(revision: str | None) -> bool:
 def _no_model(name: str, revision: str | None, reason: str) -> InputError:
     at_revision = f" at revision {revision}" if revision else ""
     return InputError(f"{name}: no folder here, and from the hub{at_revision}: {reason}.")
+
+
+def _why_not_reached() -> str:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "it is not asked (HF_HUB_OFFLINE)"
+    return f"{constants.ENDPOINT} is not reached"
 
 
 def _reason(error: Exception) -> str:

@@ -34,7 +34,7 @@ from kbert.terminal import ProgressReport, print_table
 from kbert.training import Interrupted, copy_weights, fit, new_model, save_weights
 
 SMOKE_ROWS = 64
-NOISY_LOGS = ("absl", "tensorflow", "httpx")
+NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 UNCOMPARED = ("resume", "debug", "output")  # what may differ when a run goes on
 
 
@@ -44,7 +44,7 @@ def run(config: Config) -> int:
     Raises:
         InputError: a file, an option, a checkpoint or the output folder cannot be used.
     """
-    _set_up_logging()
+    _set_up_logging(debug=config.debug)
     tf.config.experimental.enable_op_determinism()
     folder = Path(config.output)
     if _is_finished(folder, config):
@@ -67,8 +67,9 @@ def run(config: Config) -> int:
     return 0
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(*, debug: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("kbert").setLevel(logging.DEBUG if debug else logging.INFO)
     for noisy in NOISY_LOGS:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 

@@ -42,7 +42,7 @@ def test_tree_is_there() -> None:
 
 
 def test_make_targets() -> None:
-    for target in ("demo", "test", "lint", "bench-quality"):
+    for target in ("demo", "test", "lint", "fidelity", "bench-quality", "bench-tokenizer"):
         process = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
         )
