@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_text as tf_text
 from tensorflow_text.python.ops.regex_split_ops import gen_regex_split_ops
 
 from kbert.assets import normalizer
 from kbert.preprocessing.decoding import Spellings, clean_up_spaces, join_tokens, spellings
 from kbert.preprocessing.ragged import row_numbers, with_splits
+from kbert.preprocessing.splitter import PLAIN_TEXT, plain_text_model, splitter, word_model
 from kbert.preprocessing.words import Words, characters_of_bytes, split_into_words
 from kbert.tokenizer_files import (
     MAX_WORD_CHARACTERS,
@@ -21,9 +21,6 @@ from kbert.tokenizer_files import (
     read_tokenizer_files,
     read_vocabulary,
 )
-
-MAX_CHARACTER_BYTES = 4  # UTF-8
-PLAIN_TEXT = r"[\t\n\r\x20-\x7E]*"
 
 
 @keras.saving.register_keras_serializable(package="kbert")
@@ -236,26 +233,26 @@ class WordPieceTokenizer(keras.layers.Layer):
     def _tokenize_plain(self, pieces: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids of pieces of printable ASCII, int32, (pieces, None)."""
         pieces = tf.strings.lower(pieces) if self.lowercase else pieces
-        return _splitter(self._plain_text_model).tokenize(pieces)
+        return splitter(self._plain_text_model).tokenize(pieces)
 
     def _plain_with_offsets(self, pieces: tf.Tensor) -> list[tf.RaggedTensor]:
         """Returns ids, starts and ends within pieces of printable ASCII, int32, (pieces, None)."""
         pieces = tf.strings.lower(pieces) if self.lowercase else pieces
-        parts = _splitter(self._plain_text_model).tokenize_with_offsets(pieces)
+        parts = splitter(self._plain_text_model).tokenize_with_offsets(pieces)
         return [tf.cast(part, tf.int32) for part in parts]
 
     def _tokenize_any(self, pieces: tf.Tensor, is_special: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids of pieces, int32, (pieces, None)."""
         words = self._split_into_words(pieces, is_special)
         texts = tf.where(words.lengths > MAX_WORD_CHARACTERS, self.unknown_token, words.texts)
-        ids = _splitter(self._word_model).tokenize(texts)  # (words, None)
+        ids = splitter(self._word_model).tokenize(texts)  # (words, None)
         return with_splits(ids.values, tf.gather(ids.row_splits, words.splits))
 
     def _words_with_offsets(self, words: Words) -> list[tf.RaggedTensor]:
         """Returns ids, starts and ends within the pieces, int32, (pieces, None)."""
         is_too_long = words.lengths > MAX_WORD_CHARACTERS
         texts = tf.where(is_too_long, self.unknown_token, words.texts)
-        ids, starts, ends = _splitter(self._word_model).tokenize_with_offsets(texts)
+        ids, starts, ends = splitter(self._word_model).tokenize_with_offsets(texts)
         word_of_token = row_numbers(ids.row_splits)
         num_bytes = tf.gather(tf.cast(tf.strings.length(words.texts), tf.int64), word_of_token)
         ends = tf.where(tf.gather(is_too_long, word_of_token), num_bytes, ends.values)
@@ -295,20 +292,8 @@ class WordPieceTokenizer(keras.layers.Layer):
     def _build_models(self) -> None:
         if self._word_model is not None:
             return
-        # With tokens that plain text cannot hold the splitter would differ from the reference
-        # ("a b"), or fail for want of any other. U+E000 makes a token impossible in ASCII.
-        plain_tokens = [
-            token if _is_plain(token) or token == self.unknown_token else f"\ue000{number}"
-            for number, token in enumerate(self.vocabulary)
-        ]
-        self._plain_text_model = _build_model(
-            plain_tokens, self.unknown_token, MAX_WORD_CHARACTERS, is_split=False
-        )
-        # Words that are too long are replaced before they get here.
-        max_bytes = MAX_WORD_CHARACTERS * MAX_CHARACTER_BYTES
-        self._word_model = _build_model(
-            self.vocabulary, self.unknown_token, max_bytes, is_split=True
-        )
+        self._plain_text_model = plain_text_model(self.vocabulary, self.unknown_token)
+        self._word_model = word_model(self.vocabulary, self.unknown_token)
 
 
 def tokenizer_from_vocabulary_file(
@@ -336,29 +321,6 @@ def tokenizer_from_files(folder: str | Path) -> WordPieceTokenizer:
         InputError: If a file is missing, cannot be used or contradicts another one.
     """
     return WordPieceTokenizer(**read_tokenizer_files(Path(folder)))
-
-
-def _is_plain(token: str) -> bool:
-    """Returns whether a token can be found in a text that matches PLAIN_TEXT."""
-    is_visible_character = len(token) == 1 and not token.isspace()
-    return token.isascii() and (token.removeprefix("##").isalnum() or is_visible_character)
-
-
-def _build_model(
-    vocabulary: Sequence[str], unknown_token: str, max_bytes_per_word: int, *, is_split: bool
-) -> np.ndarray:
-    with tf.init_scope():
-        splitter = tf_text.FastWordpieceTokenizer(
-            list(vocabulary),
-            max_bytes_per_word=max_bytes_per_word,
-            unknown_token=unknown_token,
-            no_pretokenization=is_split,
-        )
-        return splitter._model.numpy()  # there is no public accessor
-
-
-def _splitter(model: np.ndarray | None) -> tf_text.FastWordpieceTokenizer:
-    return tf_text.FastWordpieceTokenizer(model_buffer=tf.constant(model), token_out_type=tf.int32)
 
 
 def _escape_for_re2(token: str) -> str:

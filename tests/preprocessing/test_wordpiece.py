@@ -219,6 +219,7 @@ def test_same_as_huggingface_on_odd_vocabularies(tmp_path):
     for alphabet in ("ab'.", "aB. $", "ab#", "abé。人-"):
         pieces = {"".join(generator.choices(alphabet, k=length)) for length in (1, 2, 2, 3) * 4}
         vocabulary = [*VOCABULARY[:5], *sorted(pieces), *sorted(f"##{piece}" for piece in pieces)]
+        vocabulary += ["", "\0", "##\0", "##", "\x01", "##\x01", "a\0b"]
         path = tmp_path / "vocab.txt"
         path.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
         texts = ["".join(generator.choices(alphabet + " ", k=10)) for _ in range(200)]
