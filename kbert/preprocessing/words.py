@@ -139,45 +139,46 @@ def _expand(
         entries: int32, (parts,).
         places: int32, (parts,): which of the entries that came in each one is counted as.
     """
-    is_sequence = _has(entries, normalizer.SEQUENCE)
-    rows = tf.where(is_sequence, entries & normalizer.VALUE_MASK, 0)
-    lengths = tf.where(is_sequence, tf.gather(table.sequence_lengths, rows), 1)
-    ends = tf.cumsum(lengths)
-    starts = ends - lengths
-    num_parts = tf.reduce_sum(lengths)
-    is_first = count_at(starts, num_parts)
+    found = tf.where(_has(entries, normalizer.SEQUENCE))[:, 0]
+    rows = tf.gather(entries, found) & normalizer.VALUE_MASK
+    lengths = tf.gather(table.sequence_lengths, rows)
+    firsts = tf.cast(found, tf.int32) + tf.cumsum(lengths - 1, exclusive=True)
+    num_parts = tf.size(entries) + tf.reduce_sum(lengths - 1)
+    is_first = 1 - count_at(_ranges(firsts + 1, lengths - 1), num_parts)
     source = tf.cumsum(is_first) - 1
-    offsets = tf.range(num_parts) - tf.gather(starts, source)
-    part_places = tf.gather(tf.gather(table.sequence_starts, rows), source) + offsets
-    is_part = tf.gather(is_sequence, source)
-    parts = tf.gather(table.sequences, tf.where(is_part, part_places, 0))
-    runs = tf.cumsum(tf.cast(starts_piece | ~_has(entries, normalizer.NONSTARTER), tf.int64))
-    runs = tf.gather(runs, source)
-    # Before NFD these are gone.
-    is_cleaned = _is_cleaned(entries)
-    is_first *= tf.cast(~tf.gather(is_cleaned, source), tf.int32)
-    entries = tf.where(is_part, parts, tf.gather(entries, source))
+    sequences = tf.gather(table.sequences, _ranges(tf.gather(table.sequence_starts, rows), lengths))
+    parts = tf.tensor_scatter_nd_update(
+        tf.gather(entries, source), _ranges(firsts, lengths)[:, tf.newaxis], sequences
+    )
     return tf.cond(
-        tf.reduce_any((entries >= 0) & _has(entries, normalizer.RANK_MASK)),
-        lambda: _sort_marks(entries, runs, is_first, tf.where(~is_cleaned)[:, 0]),
-        lambda: (entries, source),
+        tf.reduce_any((parts >= 0) & _has(parts, normalizer.RANK_MASK)),
+        lambda: _sort_marks(parts, is_first, source, entries, starts_piece),
+        lambda: (parts, source),
     )
 
 
 def _sort_marks(
-    entries: tf.Tensor, runs: tf.Tensor, is_first: tf.Tensor, counted: tf.Tensor
+    parts: tf.Tensor,
+    is_first: tf.Tensor,
+    source: tf.Tensor,
+    entries: tf.Tensor,
+    starts_piece: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sorts each run by RANK; what has no rank stays in front.
+    """Sorts the parts of each run of `entries` by RANK; what has no rank stays in front.
 
     The reference loses sight of what it moves: it says that the first part of each code point,
     wherever it got to, comes from the code point that is next in the text.
     """
-    ranks = tf.cast(entries & normalizer.RANK_MASK, tf.int64)  # below 2**31
-    order = tf.argsort(runs * 2**31 + ranks, stable=True)
-    number = tf.cumsum(tf.gather(is_first, order))
+    runs = tf.cumsum(tf.cast(starts_piece | ~_has(entries, normalizer.NONSTARTER), tf.int64))
+    ranks = tf.cast(parts & normalizer.RANK_MASK, tf.int64)  # below 2**31
+    order = tf.argsort(tf.gather(runs, source) * 2**31 + ranks, stable=True)
+    # Before NFD these are gone.
+    is_cleaned = _is_cleaned(entries)
+    is_counted = is_first * tf.cast(~tf.gather(is_cleaned, source), tf.int32)
+    counted = tf.cast(tf.where(~is_cleaned)[:, 0], tf.int32)
     # The 0 is for what is dropped in front of all else; its place is never asked for.
-    places = tf.gather(tf.concat([[0], tf.cast(counted, tf.int32)], 0), number)
-    return tf.gather(entries, order), places
+    places = tf.gather(tf.concat([[0], counted], 0), tf.cumsum(tf.gather(is_counted, order)))
+    return tf.gather(parts, order), places
 
 
 def _join(codes: tf.Tensor, word_numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -197,6 +198,12 @@ def _join(codes: tf.Tensor, word_numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
         input_values=codes, input_splits=splits, output_encoding="UTF-8", errors="replace"
     )
     return texts, splits, tf.gather(word_numbers, starts)
+
+
+def _ranges(starts: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """Returns start, start + 1, ... of each range, after each other, int32."""
+    ranges = tf.raw_ops.RaggedRange(starts=starts, limits=starts + lengths, deltas=1)
+    return ranges.rt_dense_values
 
 
 def _has(entries: tf.Tensor, bits: int) -> tf.Tensor:
