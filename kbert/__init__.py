@@ -10,6 +10,7 @@ from typing import Any
 
 _HOMES = {
     "BertPacker": "kbert.preprocessing",
+    "BertWindowPacker": "kbert.preprocessing",
     "InputError": "kbert.errors",
     "TokenMasker": "kbert.preprocessing",
     "WordPieceTokenizer": "kbert.preprocessing",

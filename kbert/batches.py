@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
 from kbert.data import Source, Split
+from kbert.preprocessing.threads import map_in_threads
 from kbert.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -168,12 +170,15 @@ def _encode_source(source: Source, task: Task, folder: Path) -> None:
     logger.info("tokenising %s", source.path)
     folder.parent.mkdir(parents=True, exist_ok=True)
     encode = tf.function(task.encode, reduce_retracing=True)
+
+    def encode_batch(batch: pa.RecordBatch) -> list[tf.RaggedTensor]:
+        return encode([_strings(batch.column(name)) for name in source.text_columns])
+
     beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         with _ColumnWriters(beside) as writers:
-            for batch in source.batches():
-                columns = [_strings(batch.column(name)) for name in source.text_columns]
-                writers.append(encode(columns))
+            for segments in map_in_threads(encode_batch, source.batches()):
+                writers.append(segments)
         try:
             beside.rename(folder)
         except OSError:  # another process was first; its files hold the same

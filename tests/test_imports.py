@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = {"errors"}
-PREPROCESSING = {"assets", "config", "tokenizer_files", *GROUND}
+PREPROCESSING = {"assets", "config", "preprocessing", "tokenizer_files", *GROUND}
 MODEL = {
     "config",
     "encoder",
@@ -43,7 +43,7 @@ LEVELS = {
     "saving": {"tokenizer_files", *MODEL},
     "tasks.task": {"config", "preprocessing", *GROUND},
     "tasks": TASKS,
-    "batches": {"data", "tasks.task", *GROUND},
+    "batches": {"data", "preprocessing", "tasks.task", *GROUND},
     "terminal": {"tasks.task"},
     "monitor": {"tasks.task", "config"},
     "evaluation": {"batches", "tasks.task", "config", *GROUND},
@@ -87,6 +87,12 @@ def level_of(module: str) -> str:
     return module.split(".")[0]
 
 
+def is_module(name: str) -> bool:
+    """Whether this is a module or a package below kbert, not something inside one."""
+    path = ROOT / "kbert" / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or path.is_dir()
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "kbert").rglob("*.py")), ids=lambda path: path.stem)
 def test_direction(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT / "kbert").with_suffix("").parts)
@@ -96,11 +102,7 @@ def test_direction(path: Path) -> None:
     for name in imports(path):
         top, _, below = name.partition(".")
         assert top not in FOREIGN - ALLOWED_FOREIGN.get(module, set()), f"{path}: imports {name}"
-        if (
-            top == "kbert"
-            and below
-            and (ROOT / "kbert" / below.replace(".", "/")).with_suffix(".py").exists()
-        ):
+        if top == "kbert" and below and is_module(below):
             assert below in allowed or below.split(".")[0] in allowed, f"{path}: imports {name}"
 
 

@@ -17,6 +17,7 @@ from kbert.assets.normalizer import (
     DROPPED,
     NONSTARTER,
     PATH,
+    RANK_MASK,
     RANK_SHIFT,
     SEQUENCE,
     VALUE_MASK,
@@ -104,15 +105,19 @@ def build_entries(
 
     for code in SCALARS:
         normalized = [entry_of(ord(character)) for character in normalize(chr(code))]
+        first = _to_nfd(chr(code))[0]
+        rank = 0 if code in dropped else ranks.get(ord(first), 0)
         if len(normalized) > 1:
             if code in chinese or any(part & ALONE or part == WHITE_SPACE for part in normalized):
                 raise ValueError(f"U+{code:04X}: a sequence with a word boundary cannot be stored")
             entry = len(sequences) | SEQUENCE
             sequences.append(normalized)
         else:
-            entry = normalized[0] if normalized else DROPPED | code
+            entry = normalized[0] if normalized else DROPPED | rank << RANK_SHIFT | code
             entry |= CHINESE if code in chinese else 0
-        starts_run = code not in dropped and ord(_to_nfd(chr(code))[0]) not in ranks
+        if not normalize(first) and any(part & RANK_MASK for part in normalized):
+            raise ValueError(f"U+{code:04X}: a mark without its first part cannot be stored")
+        starts_run = code not in dropped and not rank
         value = (entry - code) & VALUE_MASK
         entries[code] = entry & ~VALUE_MASK | value | (0 if starts_run else NONSTARTER)
     return entries, sequences

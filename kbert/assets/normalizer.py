@@ -11,12 +11,13 @@ Every Unicode scalar value has one int32 entry for each pair (lowercase, strip_a
     bit 23      SEQUENCE    becomes several code points (a Hangul syllable becomes its letters)
     bit 24      NONSTARTER  does not end a run of combining marks
     bits 25-30  RANK        the place of a combining mark within its run, 0 if it is none
-    bit 31      DROPPED     becomes nothing
+    bit 31      DROPPED     becomes nothing: with RANK 0 and NONSTARTER before NFD, else after it
 
 So text is normalised by looking up its code points one by one, with one exception: NFD sorts each
 run of combining marks (Unicode's canonical ordering), and `strip_accents` leaves some marks in
 place (the reference strips by an older Unicode than its NFD is of). RANK and NONSTARTER say how to
-sort those. Differences make most blocks of 128 entries equal, and equal blocks are stored once.
+sort those, and the stripped ones among them: the reference counts offsets in that order.
+Differences make most blocks of 128 entries equal, and equal blocks are stored once.
 """
 
 from functools import lru_cache
