@@ -76,6 +76,7 @@ class MaskedLM:
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:
         """Encoder and masked-LM head, to logits float32 (batch, masks, vocabulary)."""
+        encoder.get_layer("pooler").trainable = False  # nothing that is learnt goes through it
         return masked_lm(encoder, config, dtype=dtype)
 
     def loss(self) -> keras.losses.Loss:

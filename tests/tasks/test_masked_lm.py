@@ -80,6 +80,20 @@ def test_served_answers_are_the_largest_probabilities(
     assert served["token"][2].numpy().tolist() == [[b""] * 5] * 2
 
 
+def test_every_trained_weight_has_a_gradient(
+    task: MaskedLM, tiny_options: list[str], tiny_checkpoint: Path
+) -> None:
+    config = parse([*tiny_options, "--task", "masked_lm"])
+    model = new_model(task, tiny_checkpoint, config.model, config.train)
+    segments = task.encode([tf.constant(["the cat sat .", "a good dog ran"] * 8)])
+    inputs, targets, weights = task.batch(segments, tf.zeros([16], tf.int32), tf.constant([1, 2]))
+    with tf.GradientTape() as tape:
+        loss = task.loss()(targets, model(inputs), sample_weight=weights)
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    assert all(gradient is not None for gradient in gradients)
+    assert not any("pooler" in v.path for v in model.trainable_variables)
+
+
 def test_score_is_a_mean_over_pieces(task: MaskedLM) -> None:
     outputs = {
         "loss": np.array([6.0, 1.0, 0.0], np.float32),
