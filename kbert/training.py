@@ -30,6 +30,7 @@ from kbert.tasks.task import Task
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
+UNDECAYED = ("bias", "output_bias", "gamma", "beta")  # biases and LayerNorm
 POLICIES = {
     "float32": "float32",
     "bfloat16": "mixed_bfloat16",
@@ -167,7 +168,7 @@ def new_optimizer(
         global_clipnorm=options.clip_norm or None,
         name="adamw",
     )
-    undecayed = [v for v in variables if v.path.split("/")[-1] in ("bias", "gamma", "beta")]
+    undecayed = [v for v in variables if v.path.split("/")[-1] in UNDECAYED]
     optimizer.exclude_from_weight_decay(var_list=undecayed)
     return optimizer
 

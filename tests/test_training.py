@@ -194,6 +194,22 @@ def test_schedule_is_huggingfaces() -> None:
         theirs.step()
 
 
+def test_only_matrices_decay(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    words = ["--task", "masked_lm", "--train.warmup", "0", "--train.weight_decay", "0.5"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    options = setting.config.train
+    model = new_model(setting.task, tiny_checkpoint, setting.config.model, options)
+    variables = model.trainable_variables
+    for variable in variables:
+        variable.assign(variable + 1.0)  # new biases are 0, which no decay changes
+    before = [variable.numpy() for variable in variables]
+    optimizer = new_optimizer(options, total_steps=2, variables=variables)
+    optimizer.apply([keras.ops.zeros_like(variable) for variable in variables], variables)
+    for variable, old in zip(variables, before, strict=True):
+        is_matrix = variable.path.endswith(("kernel", "embeddings"))
+        assert np.array_equal(variable.numpy(), old) != is_matrix, variable.path
+
+
 def test_optimizer_is_torchs_adamw() -> None:
     torch = pytest.importorskip("torch")
     options = parse(
