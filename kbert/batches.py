@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import tensorflow as tf
 
 from kbert.data import Source, Split
@@ -26,6 +25,7 @@ from kbert.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
+ROWS_A_CALL = 1024  # texts that a core tokenises at a time
 MEGABATCH = 50  # batches among which rows are sorted by length; fewer in small sets
 
 
@@ -170,14 +170,15 @@ def _encode_source(source: Source, task: Task, folder: Path) -> None:
     logger.info("tokenising %s", source.path)
     folder.parent.mkdir(parents=True, exist_ok=True)
     encode = tf.function(task.encode, reduce_retracing=True)
-
-    def encode_batch(batch: pa.RecordBatch) -> list[tf.RaggedTensor]:
-        return encode([_strings(batch.column(name)) for name in source.text_columns])
-
+    columns = (
+        [_strings(part.column(name)) for name in source.text_columns]
+        for batch in source.batches()
+        for part in (batch.slice(row, ROWS_A_CALL) for row in range(0, len(batch), ROWS_A_CALL))
+    )
     beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         with _ColumnWriters(beside) as writers:
-            for segments in map_in_threads(encode_batch, source.batches()):
+            for segments in map_in_threads(encode, columns):
                 writers.append(segments)
         try:
             beside.rename(folder)
