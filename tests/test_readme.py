@@ -73,7 +73,10 @@ def test_train_command(tiny_csv: Path, tiny_checkpoint: Path, tmp_path: Path) ->
         assert served.wait() == 0
 
 
-def test_python_example(tiny_checkpoint: Path) -> None:
+def test_python_example(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code = blocks("README.md", "python")[0].replace("path/to/checkpoint", str(tiny_checkpoint))
     names: dict = {}
     exec(code, names)  # noqa: S102
@@ -81,6 +84,7 @@ def test_python_example(tiny_checkpoint: Path) -> None:
         names["tokenizer"].vocabulary_size
         == names["encoder"].get_layer("token_embedding").input_dim
     )
+    assert (tmp_path / "copy" / "tf_model.h5").exists()
 
 
 def free_port() -> int:
