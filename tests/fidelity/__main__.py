@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # tests/ for parity.py and conftest.py, and the project itself, in place of this folder
 sys.path[:1] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 
-from fidelity.claims import Claim, Finding  # noqa: E402
+from fidelity.claims import report  # noqa: E402
 
 PARTS = ("tokenizer", "model", "checkpoint", "export")
 
@@ -37,20 +36,6 @@ def main() -> int:
     seconds = time.monotonic() - began
     print(f"{'all claims hold' if not missed else f'{missed} claims missed'}, {seconds:.0f} s")
     return 1 if missed else 0
-
-
-def report(claim: Claim) -> bool:
-    """Measure one claim and print its line; whether it held."""
-    began = time.monotonic()
-    try:
-        finding = claim.measure()
-    except Exception as error:  # a claim that cannot be measured does not hold
-        traceback.print_exc()
-        finding = Finding(False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    seconds = time.monotonic() - began
-    verdict = "holds " if finding.held else "MISSED"
-    print(f"{verdict} {claim.title}: {finding.measured} ({seconds:.0f} s)", flush=True)
-    return finding.held
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,3 +38,17 @@ def bounded(largest: float, bound: float, cases: int) -> Finding:
     """A claim that the largest difference of some cases is within a bound."""
     held = largest <= bound and cases > 0
     return Finding(held, f"largest difference {largest:.2e} (bound {bound:.0e}), {cases:,} cases")
+
+
+def report(claim: Claim) -> bool:
+    """Measure one claim and print its line; whether it held."""
+    began = time.monotonic()
+    try:
+        finding = claim.measure()
+    except Exception as error:  # a claim that cannot be measured does not hold
+        traceback.print_exc()
+        finding = Finding(False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    seconds = time.monotonic() - began
+    verdict = "holds " if finding.held else "MISSED"
+    print(f"{verdict} {claim.title}: {finding.measured} ({seconds:.0f} s)", flush=True)
+    return finding.held
