@@ -9,8 +9,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hypothesis
 import numpy as np
 import pytest
+
+# The same examples in every run, however slow the machine: `make fidelity` is for new ones.
+hypothesis.settings.register_profile("kbert", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("kbert")
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 WORDS = (

@@ -231,7 +231,7 @@ def as_csv(table: list[tuple[str, str]], delimiter: str = ",") -> str:
 
 
 @given(table=TABLES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_round_trip(table):
     lines = [json.dumps({"b": b, "a": a}, ensure_ascii=len(a) % 2 == 0) + "\n" for a, b in table]
     columns = {"a": [a for a, _ in table], "b": [b for _, b in table]}
@@ -251,7 +251,7 @@ PLAIN = st.text(
 
 
 @given(table=st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_round_trip_of_tsv(table):
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), "table.tsv", as_csv(table, "\t"))
@@ -659,7 +659,7 @@ def labelled_file(folder: Path, counts: list[int]) -> Path:
     validation=st.sampled_from([0.0, 0.05, 0.1, 1 / 3]),
     test=st.sampled_from([0.0, 0.1, 0.2, 0.5]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_stratification(counts, validation, test):
     fractions = {"validation": validation, "test": test}
     with tempfile.TemporaryDirectory() as folder:

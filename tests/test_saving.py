@@ -201,7 +201,7 @@ def build_copy(encoder: keras.Model) -> keras.Model:
 # config.json
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     sizes=st.tuples(*[st.integers(1, 4)] * 5),
     activation=st.sampled_from(["gelu", "gelu_new", "relu", "silu"]),

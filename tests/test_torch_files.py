@@ -190,7 +190,7 @@ def test_truncated(tmp_path: Path, is_zip: bool) -> None:
         assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(place=st.integers(0, 10**6), value=st.integers(1, 255))
 def test_a_changed_byte_is_an_error_or_changes_nothing(tmp_path_factory, place, value) -> None:
     """A zip archive carries checksums of all that is in it."""

@@ -57,7 +57,7 @@ def test_decode_padded_ids(tokenizer):
     assert tokenizer.decode(ids[:, :0]).numpy().tolist() == [b"", b""]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(
         st.lists(st.sampled_from(ODD_TOKENS) | st.integers(0, 30_600), max_size=12), max_size=9

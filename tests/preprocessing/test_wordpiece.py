@@ -134,7 +134,7 @@ def test_tokenizer_refuses_other_ranks(tokenizer):
         tokenizer(tf.constant([["good"]]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.text(max_size=20), st.binary(max_size=20)), max_size=4))
 def test_tokenizer_takes_any_bytes(tokenize, texts):
     encoded = [text.encode(errors="replace") if isinstance(text, str) else text for text in texts]
@@ -143,7 +143,7 @@ def test_tokenizer_takes_any_bytes(tokenize, texts):
     assert all(0 <= number < 10 for row in together for number in row)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(["good", "days", "人", "[MASK]", "!", "gÖod"]), max_size=9))
 def test_tokenizer_concatenates_words(tokenize, words):
     apart = [number for row in tokenize(tf.constant(words, tf.string)).to_list() for number in row]
