@@ -4,7 +4,6 @@ vocab.txt | tokenizer.json, tokenizer_config.json, special_tokens_map.json, adde
 -> the arguments of `kbert.preprocessing.WordPieceTokenizer` -> the first three. Knows no Keras.
 """
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +63,6 @@ def read_tokenizer_files(folder: Path) -> dict[str, Any]:
     else:
         raise InputError(f"{folder}: holds neither vocab.txt nor tokenizer.json; add one of them.")
     added = _added_tokens(folder, config, definition)
-    num_word_pieces = len(vocabulary)
     _append_added_tokens(source, vocabulary, added)
     extra = [token for token in added.values() if token not in names.values()]
     extra += [_spelling(token) for token in config.get("additional_special_tokens") or []]
@@ -72,7 +70,6 @@ def read_tokenizer_files(folder: Path) -> dict[str, Any]:
     return {
         "vocabulary": vocabulary,
         "additional_special_tokens": list(dict.fromkeys(extra)),
-        "num_word_pieces": num_word_pieces if num_word_pieces < len(vocabulary) else None,
         **settings,
         **names,
     }
@@ -95,7 +92,7 @@ def write_tokenizer_files(
     broken = [token for token in vocabulary if "\n" in token or "\r" in token]
     if broken:
         raise InputError(f"vocabulary: {broken[0]!r} has a line break, vocab.txt has one a line.")
-    text = "".join(f"{token}\n" for token in vocabulary[: settings["num_word_pieces"]])
+    text = "".join(f"{token}\n" for token in vocabulary)
     (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     _write_json(folder / "tokenizer.json", _definition(settings))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(settings, max_length))
@@ -147,7 +144,7 @@ def _definition(settings: Mapping[str, Any]) -> dict[str, Any]:
             "unk_token": settings["unknown_token"],
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": MAX_WORD_CHARACTERS,
-            "vocab": dict(itertools.islice(ids.items(), settings["num_word_pieces"])),
+            "vocab": ids,
         },
     }
 

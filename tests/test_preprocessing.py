@@ -18,7 +18,6 @@ from kbert.preprocessing import (
     tokenizer_from_files,
     tokenizer_from_vocabulary_file,
 )
-from kbert.tokenizer_files import write_tokenizer_files
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "day", "##s", "!", "人"]
 
@@ -124,25 +123,6 @@ def test_files_with_added_tokens(tmp_path):
     entity |= {"normalized": False, "id": 12}
     with pytest.raises(InputError, match="has the id 12"):
         tokenizer_from_files(write_files(tmp_path / "a", tokenizer__json=parts))
-
-
-def test_added_tokens_are_no_words(tmp_path):
-    """What is added behind the WordPiece vocabulary is found as it stands, and in no word."""
-    transformers = pytest.importorskip("transformers")
-    write_files(tmp_path / "base", vocab__txt=VOCABULARY_TEXT)
-    theirs = transformers.BertTokenizerFast.from_pretrained(tmp_path / "base")
-    theirs.add_special_tokens({"additional_special_tokens": ["xs", "dayx"]})
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = tokenizer_from_files(tmp_path / "theirs")
-    (tmp_path / "ours").mkdir()
-    write_tokenizer_files(tmp_path / "ours", ours.get_config())
-    again = transformers.BertTokenizerFast.from_pretrained(tmp_path / "ours")
-    texts = ["xs day", "XS day", "dayx", "DAYX", "a xs", "días XS DAYX", "xs"]
-    expected = theirs(texts, add_special_tokens=False)["input_ids"]
-    assert ours(tf.constant(texts)).to_list() == expected
-    assert again(texts, add_special_tokens=False)["input_ids"] == expected
-    assert tokenizer_from_files(tmp_path / "ours").vocabulary == ours.vocabulary
-    assert len(ours.vocabulary) == ours.num_word_pieces + 2
 
 
 def test_files_with_named_special_tokens(tmp_path):

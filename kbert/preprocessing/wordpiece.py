@@ -10,7 +10,6 @@ import tensorflow as tf
 from tensorflow_text.python.ops.regex_split_ops import gen_regex_split_ops
 
 from kbert.assets import normalizer
-from kbert.errors import InputError
 from kbert.preprocessing.decoding import Spellings, clean_up_spaces, join_tokens, spellings
 from kbert.preprocessing.ragged import row_numbers, with_splits
 from kbert.preprocessing.splitter import PLAIN_TEXT, plain_text_model, splitter, word_model
@@ -46,8 +45,6 @@ class WordPieceTokenizer(keras.layers.Layer):
         tokenize_chinese_chars: Whether each Chinese character is a word of its own.
         unknown_token, cls_token, sep_token, pad_token, mask_token: Their spelling.
         additional_special_tokens: More tokens to cut out of the raw text as they stand.
-        num_word_pieces: How many of the first tokens words are made of; those behind them are
-            found as special tokens alone. None for all.
 
     Raises:
         InputError: If the vocabulary has duplicates or lacks a special token.
@@ -66,7 +63,6 @@ class WordPieceTokenizer(keras.layers.Layer):
         pad_token: str = "[PAD]",
         mask_token: str = "[MASK]",
         additional_special_tokens: Sequence[str] = (),
-        num_word_pieces: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -80,14 +76,11 @@ class WordPieceTokenizer(keras.layers.Layer):
         self.pad_token = pad_token
         self.mask_token = mask_token
         self.additional_special_tokens = tuple(additional_special_tokens)
-        self.num_word_pieces = num_word_pieces
 
         check_vocabulary(self.vocabulary, self.special_tokens, source="vocabulary")
         self.vocabulary_size = len(self.vocabulary)
         ids = {token: number for number, token in enumerate(self.vocabulary)}
         self.unknown_token_id = ids[unknown_token]
-        if unknown_token not in self.vocabulary[:num_word_pieces]:
-            raise InputError(f"num_word_pieces {num_word_pieces} leaves out {unknown_token}.")
         self.cls_token_id = ids[cls_token]
         self.sep_token_id = ids[sep_token]
         self.pad_token_id = ids[pad_token]
@@ -217,7 +210,6 @@ class WordPieceTokenizer(keras.layers.Layer):
             "pad_token": self.pad_token,
             "mask_token": self.mask_token,
             "additional_special_tokens": list(self.additional_special_tokens),
-            "num_word_pieces": self.num_word_pieces,
         }
 
     def _cut_out_special_tokens(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -300,9 +292,8 @@ class WordPieceTokenizer(keras.layers.Layer):
     def _build_models(self) -> None:
         if self._word_model is not None:
             return
-        pieces = self.vocabulary[: self.num_word_pieces]
-        self._plain_text_model = plain_text_model(pieces, self.unknown_token)
-        self._word_model = word_model(pieces, self.unknown_token)
+        self._plain_text_model = plain_text_model(self.vocabulary, self.unknown_token)
+        self._word_model = word_model(self.vocabulary, self.unknown_token)
 
 
 def tokenizer_from_vocabulary_file(
