@@ -5,6 +5,7 @@ vocab.txt | tokenizer.json, tokenizer_config.json, special_tokens_map.json, adde
 """
 
 import json
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def read_tokenizer_files(folder: Path) -> dict[str, Any]:
     else:
         raise InputError(f"{folder}: holds neither vocab.txt nor tokenizer.json; add one of them.")
     added = _added_tokens(folder, config, definition)
+    num_word_pieces = len(vocabulary)
     _append_added_tokens(source, vocabulary, added)
+    _refuse_words(source, vocabulary[num_word_pieces:], lowercase=settings["lowercase"])
     extra = [token for token in added.values() if token not in names.values()]
     extra += [_spelling(token) for token in config.get("additional_special_tokens") or []]
     check_vocabulary(vocabulary, (*names.values(), *extra), source=source)
@@ -330,4 +333,16 @@ def _append_added_tokens(source: Path, vocabulary: list[str], added: dict[int, s
             raise InputError(
                 f"{source}: the added token {token!r} has the id {number}, which is another "
                 f"token's or leaves a gap (the vocabulary has {len(vocabulary)}); save it anew."
+            )
+
+
+def _refuse_words(source: Path, tokens: Sequence[str], *, lowercase: bool) -> None:
+    """Refuses added tokens that a text may hold as words: the reference knows those two apart."""
+    for token in tokens:
+        body = token.removeprefix("##")
+        is_split = len(body) > 1 and any(c in string.punctuation or c.isspace() for c in body)
+        if not is_split and not (lowercase and token != token.lower()):
+            raise InputError(
+                f"{source}: the added token {token!r} can also be a word, which kbert would take "
+                f"for it; spell it in brackets, as [{token}]."
             )

@@ -125,6 +125,32 @@ def test_files_with_added_tokens(tmp_path):
         tokenizer_from_files(write_files(tmp_path / "a", tokenizer__json=parts))
 
 
+@pytest.mark.parametrize(
+    ("token", "lowercase"),
+    [("xs", True), ("##xs", True), ("人", True), ("~", True), ("XS", False), ("😀", True)],
+)
+def test_files_with_added_words(tmp_path, token, lowercase):
+    """transformers finds these as added tokens only; here they would be words too."""
+    added = {"10": {"content": token, "special": True, "normalized": False}}
+    config = {"do_lower_case": lowercase, "added_tokens_decoder": added}
+    vocabulary = VOCABULARY_TEXT.replace("人", "day2")
+    folder = write_files(tmp_path, vocab__txt=vocabulary, tokenizer_config__json=config)
+    with pytest.raises(InputError, match="can also be a word"):
+        tokenizer_from_files(folder)
+
+
+def test_files_with_added_tokens_that_are_no_words(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.BertTokenizerFast.from_pretrained(
+        write_files(tmp_path / "base", vocab__txt=VOCABULARY_TEXT)
+    )
+    theirs.add_special_tokens({"additional_special_tokens": ["XS", "<day>", "a b"]})
+    theirs.save_pretrained(tmp_path / "theirs")
+    texts = ["XS day", "xs good", "<day> a b", "<DAY>", "dayXSa bday", "día"]
+    ours = tokenizer_from_files(tmp_path / "theirs")(tf.constant(texts)).to_list()
+    assert ours == theirs(texts, add_special_tokens=False)["input_ids"]
+
+
 def test_files_with_named_special_tokens(tmp_path):
     text = VOCABULARY_TEXT.replace("[MASK]", "<mask>")
     write_files(tmp_path, vocab__txt=text, special_tokens_map__json={"mask_token": "<mask>"})
