@@ -133,7 +133,7 @@ def search(
         hypermodel,
         objective=keras_tuner.Objective(task.default_metric, direction),
         max_trials=search_options.trials,
-        seed=options.seed,
+        seed=options.seed + 1,  # keras-tuner takes 0 for none, and draws one
         directory=str(folder.parent),
         project_name=folder.name,
         overwrite=False,
