@@ -6,7 +6,6 @@ docs/parity.md tells what is in it. Needs numpy alone, neither TensorFlow nor Ke
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from kbert.answers import IDS, Answers, Comparison, compare, scale
 from kbert.errors import InputError
+from kbert.whole_files import written_whole
 
 FORMAT = 1
 PLACE = Path("assets.extra") / "parity.json"
@@ -64,9 +64,8 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
     probes = ",\n".join(_text(probe) for probe in _probes(certificate))
     lines.append(f'"probes": [\n{probes}\n]')
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    beside.replace(path)
+    with written_whole(path) as beside:
+        beside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def read_certificate(path: Path) -> Certificate:

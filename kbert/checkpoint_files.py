@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.numpy import save_file
 
 from kbert.errors import InputError
 from kbert.torch_files import TorchFile
+from kbert.whole_files import written_whole
 
 WHOLE_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")
 INDEX_ENDING = ".index.json"
@@ -144,9 +144,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         OSError: it cannot be written.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with _written_whole(path) as beside:
+    with written_whole(path) as beside:
         # transformers refuses files that do not say which framework's layout they have.
-        save_file(arrays, beside, metadata={"format": "pt"})
+        try:
+            save_file(arrays, beside, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
 
 
 def write_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -173,21 +176,8 @@ def write_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
             file[layer].attrs["weight_names"] = weights
         file.attrs["layer_names"] = list(layers)
         file.attrs["backend"] = "tensorflow"
-    with _written_whole(path) as beside:
+    with written_whole(path) as beside:
         beside.write_bytes(content.getbuffer())
-
-
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A file beside another that takes its place once it is written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class _SafetensorsFile(TensorFile):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import keras
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from kbert.batches import EncodedSplit, evaluation_batches, length_order
 from kbert.tasks.task import Task
+from kbert.whole_files import written_whole
 
 BATCH_SIZE = 32
 
@@ -46,6 +46,5 @@ def write_predictions(
     if split.labels is not None:
         table["label"] = [task.labels[index] for index in split.labels]
     table.update(columns)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    pa.csv.write_csv(pa.table(table), beside, pa.csv.WriteOptions(quoting_style="needed"))
-    beside.replace(path)
+    with written_whole(path) as beside:
+        pa.csv.write_csv(pa.table(table), beside, pa.csv.WriteOptions(quoting_style="needed"))

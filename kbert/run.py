@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from kbert.tasks import task_class
 from kbert.tasks.task import Task
 from kbert.terminal import ProgressReport, print_table
 from kbert.training import Interrupted, copy_weights, fit, new_model, save_weights
+from kbert.whole_files import written_whole
 
 SMOKE_ROWS = 64
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
@@ -277,6 +277,5 @@ def _evaluate(model, task: Task, split: EncodedSplit, name: str, folder: Path) -
 
 
 def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from kbert.encoder import build_encoder
 from kbert.errors import InputError
 from kbert.loading import load_checkpoint_weights, read_encoder_config
 from kbert.tasks.task import Task
+from kbert.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -447,11 +447,10 @@ def _restore_variables(model: keras.Model, path: Path) -> None:
 def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write beside, then rename: a reader never sees a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     # safetensors writes the bytes of C-contiguous arrays only
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    safetensors.numpy.save_file(whole, beside, metadata=metadata)
-    beside.replace(path)
+    with written_whole(path) as beside:
+        safetensors.numpy.save_file(whole, beside, metadata=metadata)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"errors"}
+GROUND = {"errors", "whole_files"}
 PREPROCESSING = {"assets", "config", "preprocessing", "tokenizer_files", *GROUND}
 MODEL = {
     "config",
@@ -25,6 +25,7 @@ MODEL = {
 TASKS = {"config", "encoder", "heads", "preprocessing", "metrics", "tasks.task", *GROUND}
 LEVELS = {
     "errors": set(),
+    "whole_files": set(),
     "startup": set(),
     "config": GROUND,
     "data": {"config", *GROUND},
