@@ -170,6 +170,12 @@ class TrainOptions:
     """Type of the computations in training; variables, evaluation and export stay in float32."""
     xla: bool = False
     """Compile the training step by XLA."""
+    frozen_layers: int = 0
+    """Lowest Transformer blocks whose weights stay as they are, and with them the embeddings;
+    0: everything is trained."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each Transformer block to the one below, the embeddings
+    lowest; 1: one rate for all."""
     best_metric: str | None = None
     """Keep the weights of the epoch that is best by this validation metric, such as loss or
     accuracy; by default the weights of the last epoch."""
@@ -185,36 +191,56 @@ class TrainOptions:
             _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         _check(0 < self.learning_rate < 1, "train.learning_rate", "in (0, 1)", self.learning_rate)
         _check(0 <= self.warmup <= 1, "train.warmup", "in [0, 1]", self.warmup)
-        for name in ("weight_decay", "clip_norm", "patience"):
+        for name in ("weight_decay", "clip_norm", "patience", "frozen_layers"):
             _check(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+        _check(0 < self.layer_decay <= 1, "train.layer_decay", "in (0, 1]", self.layer_decay)
         _check(0 <= self.seed < 2**31, "train.seed", "in [0, 2147483647]", self.seed)
 
 
 @dataclass
 class SearchOptions:
-    """keras-tuner's search for hyper-parameters, before the training."""
+    """keras-tuner's search for hyper-parameters; its winner is trained again and exported.
 
-    tuner: Literal["none", "grid", "random", "bayesian"] = "none"
+    Trial 0 is the configuration as it stands, so that the gain over it is known.
+    """
+
+    tuner: Literal["none", "grid", "random", "bayesian", "hyperband"] = "none"
     """Which search; none trains once with the options as they are."""
-    trials: int = 10
-    """Number of trials at most."""
+    preset: Literal["bert", "small_bert"] | None = None
+    """Ready-made space: bert is the BERT paper's (batch_size 16, 32; learning_rate 5e-5, 3e-5,
+    2e-5; epochs 2, 3, 4), small_bert that of the small BERT models (batch_size 8 to 128;
+    learning_rate 3e-4 to 3e-5); bert where no space is given. Space's entries come before it."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """What to try, by hyper-parameter: a list of values, {min, max, step, log: true} or {values};
+    {..., when: {NAME: [VALUES]}} where it depends on another. Hyper-parameters: batch_size,
+    learning_rate, epochs, warmup, weight_decay, dropout, max_length, label_smoothing,
+    frozen_layers, layer_decay, checkpoint; from scratch hidden_dim, num_layers, num_heads,
+    intermediate_dim."""
+    trials: int | None = None
+    """Number of trials at most, besides trial 0; by default 10, for a grid every combination.
+    Hyperband has its own number."""
     epochs: int | None = None
-    """Epochs of a trial; by default train.epochs."""
+    """Epochs of a trial; by default train.epochs. Hyperband: the most that it gives."""
+    factor: int = 3
+    """Hyperband: each round keeps one of so many trials, with so many times the epochs."""
     fraction: float = 1.0
     """Share of the training rows that a trial sees."""
-    learning_rate: list[float] = field(default_factory=lambda: [5e-5, 3e-5, 2e-5])
-    """Learning rates to try."""
-    batch_size: list[int] = field(default_factory=lambda: [16, 32])
-    """Batch sizes to try."""
+    seeds: int = 3
+    """How often the winner, and the default to compare it with, are trained again on all training
+    rows, with other seeds; the median run of the winner is exported."""
+    keep: int = 1
+    """Number of best trials whose weights stay on disk."""
+    workers: int = 0
+    """Processes that run trials side by side on this machine; 0: this process runs them."""
 
     def __post_init__(self) -> None:
-        _check(self.trials >= 1, "search.trials", "at least 1", self.trials)
-        _check(self.epochs is None or self.epochs >= 1, "search.epochs", "at least 1", self.epochs)
+        for name in ("trials", "epochs"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"search.{name}", "at least 1", value)
         _check(0 < self.fraction <= 1, "search.fraction", "in (0, 1]", self.fraction)
-        for name in ("learning_rate", "batch_size"):
-            values = getattr(self, name)
-            valid = len(values) > 0 and all(value > 0 for value in values)
-            _check(valid, f"search.{name}", "a list of positive numbers", values)
+        for name, least in (("factor", 2), ("seeds", 1), ("keep", 0), ("workers", 0)):
+            value = getattr(self, name)
+            _check(value >= least, f"search.{name}", f"at least {least}", value)
 
 
 @dataclass
@@ -376,7 +402,7 @@ def at_toy_size(config: Config) -> Config:
             config.train, epochs=1, batch_size=min(config.train.batch_size, 8)
         ),
         search=dataclasses.replace(
-            config.search, trials=min(config.search.trials, 2), epochs=1, batch_size=[8]
+            config.search, trials=min(config.search.trials or 2, 2), seeds=1
         ),
     )
 
