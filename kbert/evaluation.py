@@ -11,7 +11,7 @@ import pyarrow.csv
 import tensorflow as tf
 
 from kbert.batches import EncodedSplit, evaluation_batches, length_order
-from kbert.tasks.task import Task
+from kbert.tasks.task import Scores, Task
 from kbert.whole_files import written_whole
 
 BATCH_SIZE = 32
@@ -30,6 +30,11 @@ def collect(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, np
     order = np.concatenate(length_order(split.lengths, batch_size=BATCH_SIZE))
     places = np.argsort(order)
     return {name: np.concatenate(parts)[places] for name, parts in collected.items()}
+
+
+def measure(model: keras.Model, task: Task, split: EncodedSplit) -> Scores:
+    """The task's figures of a split."""
+    return task.score(collect(model, task, split), split.labels)
 
 
 def write_predictions(

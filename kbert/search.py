@@ -1,162 +1,450 @@
-"""keras-tuner's search over learning rate and batch size; a trial is the training code."""
+"""keras-tuner's search for hyper-parameters; a trial is the training code."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
+import logging
+import math
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import keras_tuner
 import numpy as np
+import tensorflow as tf
 
-from kbert.batches import EncodedSplit
-from kbert.config import SearchOptions, TrainOptions
+from kbert import oracles
+from kbert.config import Config
 from kbert.errors import InputError
-from kbert.tasks.task import Table, Task
-from kbert.training import fit
+from kbert.experiment import Experiment, Materials
+from kbert.monitor import TensorBoardMonitor, TrialSession, describe_search
+from kbert.oracles import BEAT_SECONDS, DEFAULT, KeptOracle
+from kbert.search_space import Dimension, Value, combinations, values_of, with_values
+from kbert.search_view import SearchView, trial_folder
+from kbert.terminal import TrialsReport
+from kbert.training import Interrupted, save_weights
+from kbert.trial_folder import TrialFolder
+from kbert.trials import Objective, Trial, ranked
+from kbert.workers import is_worker
 
-TUNERS = {
-    "random": keras_tuner.RandomSearch,
-    "grid": keras_tuner.GridSearch,
-    "bayesian": keras_tuner.BayesianOptimization,
-}
+logger = logging.getLogger(__name__)
+
+TRIALS = 10  # of a search that does not say
+OWNED_SECONDS = 2  # how often a running trial looks whether it was given to another worker
+IDLE_SECONDS = 0.25  # how often a worker without a trial asks for one
+SMALLER_IS_BETTER = ("loss", "perplexity")
+ESTIMATE_BATCHES = 6  # that are trained to tell the time of a grid
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a search found."""
 
-    options: TrainOptions
-    """Training options with the winner's hyper-parameters."""
-    trials: Table
-    """Every trial with its figures, the best first."""
+    trials: list[Trial]
+    """In the order of their ends."""
+    objective: Objective
+    space: tuple[Dimension, ...]
+    winner: Trial
+    default: Trial
+    """Trial 0, which may have failed."""
+    config: Config
+    """The options with the winner's hyper-parameters."""
+
+
+class TrialTaken(Exception):
+    """The trial was given to another worker, which took this one for dead."""
 
 
 class TaskHyperModel(keras_tuner.HyperModel):
-    """A task's model for keras-tuner: `build` makes it, `fit` trains it as any run does.
-
-    keras-tuner's own callbacks keep weights of every trial on disk; they are not used.
+    """For keras-tuner: `build` makes the model of a trial, `fit` trains it as any run is trained.
 
     Args:
-        new_model: A new model for some training options.
-        task: The task.
-        train: Rows that a trial learns from.
-        validation: Rows that it is measured on.
-        options: Training options of the run.
-        search: The space.
+        materials: Data, tokenised once for all trials.
+        config: Options of the run.
+        objective: The figure that decides.
+        folder: Where trials have their folders.
+        tensorboard: Where their curves go, None for nowhere.
+        report: What shows how far a trial is.
     """
 
     def __init__(
         self,
-        new_model: Callable[[TrainOptions], keras.Model],
-        task: Task,
-        train: EncodedSplit,
-        validation: EncodedSplit,
-        options: TrainOptions,
-        search: SearchOptions,
+        materials: Materials,
+        config: Config,
+        objective: Objective,
+        *,
+        folder: Path,
+        tensorboard: Path | None,
+        report: TrialsReport,
     ) -> None:
         super().__init__()
-        self.new_model = new_model
-        self.task = task
-        self.train = train
-        self.validation = validation
-        self.options = options
-        self.search = search
+        self.materials = materials
+        self.config = trial_config(config)
+        self.objective = objective
+        self.folder = folder
+        self.tensorboard = tensorboard
+        self.report = report
+        count = len(materials.experiment(self.config).splits["train"])
+        rows = np.random.default_rng(config.train.seed).permutation(count)
+        rows = rows[: max(1, round(count * config.search.fraction))]
+        self.rows = np.sort(rows) if len(rows) < count else None
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """A new model with the checkpoint's weights."""
-        return self.new_model(self.train_options(hp))
+        return self.experiment(hp.values).new_model()
 
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, **kwargs) -> dict:
-        """Train it; the figures of the last epoch are the trial's."""
-        options = self.train_options(hp)
+    def fit(
+        self, hp: keras_tuner.HyperParameters, model: keras.Model, *, trial: str
+    ) -> dict[str, float]:
+        """Train it, from where the trial was cut off; validation figures of what it ends with."""
+        experiment = self.experiment(hp.values)
+        folder = self.trial_folder(trial)
+        token = folder.claim()
+        if "tuner/trial_id" in hp.values:  # Hyperband: the best of the round before go on
+            folder.go_on_from(self.trial_folder(hp.values["tuner/trial_id"]))
+        until = hp.values.get("tuner/epochs")
+        callbacks: list[Any] = [_Owned(folder, token), _Shown(self.report, trial, experiment)]
+        if self.tensorboard is not None:
+            callbacks.append(
+                TensorBoardMonitor(
+                    self.tensorboard / "trials" / trial,
+                    every_steps=self.config.monitor.every_steps,
+                    options="",
+                )
+            )
+        try:
+            progress = experiment.train(
+                model, folder=folder.checkpoints, callbacks=callbacks, until_epoch=until
+            )
+        finally:
+            for callback in callbacks[2:]:
+                callback.close()
+        figures = progress.figures(experiment.config.train)
+        metrics = {name: value for name, value in figures.items() if name.startswith("val_")}
+        if not math.isfinite(metrics[self.objective.metric]):
+            value = metrics[self.objective.metric]
+            raise InputError(f"{self.objective.metric} is {value}.")
+        save_weights(model, folder.weights)
+        folder.finish(
+            {
+                "status": "completed",
+                "metrics": metrics,
+                "epochs": progress.epoch,
+                "seconds": progress.elapsed,
+            }
+        )
+        if until is None or until == self.config.train.epochs:
+            folder.drop_checkpoints()
+        return metrics
+
+    def experiment(self, values: Mapping[str, Value]) -> Experiment:
+        """What a trial with these hyper-parameters trains."""
+        config = self.config if DEFAULT in values else with_values(self.config, values)
+        experiment = self.materials.experiment(config)
+        return experiment if self.rows is None else experiment.take(self.rows)
+
+    def trial_folder(self, trial: str) -> TrialFolder:
+        """Where a trial keeps what it needs."""
+        return trial_folder(self.folder, trial)
+
+
+class SearchTuner(keras_tuner.engine.base_tuner.BaseTuner):
+    """Runs trials one after the other, or asks the chief for them.
+
+    Args:
+        oracle: Chooses hyper-parameters.
+        hypermodel: Builds and trains.
+        folder: Where the oracle keeps its state.
+    """
+
+    def __init__(self, oracle: KeptOracle, hypermodel: TaskHyperModel, *, folder: Path) -> None:
+        # the hyper-model is given afterwards: keras-tuner would build models to learn of the space
+        super().__init__(oracle, directory=str(folder.parent), project_name=folder.name)
+        self.hypermodel = hypermodel
+        self.waiting = False
+        if not is_worker():
+            oracle.reload()
+
+    def pre_create_trial(self) -> None:
+        """Ask again after a moment when there was no trial to have."""
+        if self.waiting:
+            time.sleep(IDLE_SECONDS)
+        self.waiting = True
+
+    def on_trial_begin(self, trial: Any) -> None:
+        """Say in TensorBoard that it runs."""
+        self.waiting = False
+        self.taken = False
+
+    def on_trial_end(self, trial: Any) -> None:
+        """Tell the oracle, unless another worker has the trial now."""
+        if not self.taken:
+            self.oracle.end_trial(trial)
+            self.save()
+
+    def save(self) -> None:
+        """The oracle's state is all that there is."""
+        if not is_worker():
+            self.oracle.save()
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Figures of the trial; they are recorded before the oracle hears of them."""
+        folder = self.hypermodel.trial_folder(trial.trial_id)
+        result = folder.result()
+        if result is None:
+            with _beating(self.oracle, trial.trial_id):
+                self._train(trial, folder)
+            result = folder.result()
+        if result["status"] == "failed":
+            raise keras_tuner.errors.FailedTrialError(result["reason"])
+        return result["metrics"]
+
+    def _train(self, trial: Any, folder: TrialFolder) -> None:
+        hypermodel, hp = self.hypermodel, trial.hyperparameters
+        session = _session(hypermodel, trial)
         began = time.monotonic()
-        progress = fit(
-            model, self.task, self.train, self.validation, options, folder=None, callbacks=[]
-        )
-        figures = progress.history[-1]
-        print(
-            f"trial: learning_rate {options.learning_rate:g}, batch_size {options.batch_size}: "
-            f"{self.task.default_metric} {figures[self.task.default_metric]:.4f} "
-            f"({time.monotonic() - began:.0f} s)",
-            flush=True,
-        )
-        return figures
-
-    def train_options(self, hp: keras_tuner.HyperParameters) -> TrainOptions:
-        """The run's training options with a trial's hyper-parameters."""
-        return dataclasses.replace(
-            self.options,
-            learning_rate=hp.Choice("learning_rate", self.search.learning_rate),
-            batch_size=hp.Choice("batch_size", self.search.batch_size),
-            epochs=self.search.epochs or self.options.epochs,
-            best_metric=None,
-            patience=0,
-        )
+        try:
+            figures = hypermodel.fit(hp, hypermodel.build(hp), trial=trial.trial_id)
+        except Interrupted as error:
+            raise keras_tuner.errors.FatalError() from error
+        except TrialTaken:
+            self.taken = True
+            raise
+        except OSError as error:  # a full disk is no fault of the trial
+            reason = error.strerror or str(error)
+            raise keras_tuner.errors.FatalError() from InputError(f"{folder.path}: {reason}.")
+        except Exception as error:
+            logger.debug("%s", traceback.format_exc())
+            seconds = time.monotonic() - began
+            folder.finish(
+                {"status": "failed", "reason": _reason(error), "epochs": 0, "seconds": seconds}
+            )
+            folder.drop_checkpoints()
+            if session is not None:
+                session.end("failed", figures={})
+        else:
+            if session is not None:
+                session.end("completed", figures=figures)
+        finally:
+            # a model and its functions refer to each other
+            keras.utils.clear_session()
+            gc.collect()
 
 
 def search(
-    new_model: Callable[[TrainOptions], keras.Model],
-    task: Task,
-    train: EncodedSplit,
-    validation: EncodedSplit | None,
-    options: TrainOptions,
-    search_options: SearchOptions,
+    materials: Materials,
+    config: Config,
+    space: tuple[Dimension, ...],
     *,
     folder: Path,
-) -> Outcome:
+    tensorboard: Path | None,
+) -> Outcome | None:
     """Run the trials that the folder does not have yet; name the best.
 
+    A process that keras-tuner's environment variables make a worker runs what the chief gives it.
+
     Args:
-        new_model: A new model for some training options.
-        task: The task; its `default_metric` decides.
-        train: Training rows; a trial sees `search.fraction` of them.
-        validation: Rows that decide.
-        options: Training options of the run.
-        search_options: Tuner and space.
-        folder: Where keras-tuner keeps its trials.
+        materials: Data of the run.
+        config: Options of the run.
+        space: What to try.
+        folder: Where the search keeps its trials; all its processes share it.
+        tensorboard: Where curves and the HParams tab's data go; None for nowhere.
+
+    Returns:
+        What was found; None in a worker.
 
     Raises:
-        InputError: there is no validation split.
+        InputError: there is no validation split, or no trial succeeded.
+        Interrupted: SIGINT came, and the running trial's checkpoint is written.
     """
-    if validation is None:
+    experiment = materials.experiment(config)
+    if "validation" not in experiment.splits:
         raise InputError("search.tuner needs a validation split: data.validation or a fraction.")
-    part = np.random.default_rng(options.seed).permutation(len(train))
-    part = np.sort(part[: max(1, round(len(train) * search_options.fraction))])
+    objective = objective_of(experiment)
+    report = TrialsReport(objective, [dimension.name for dimension in space])
     hypermodel = TaskHyperModel(
-        new_model, task, train.take(part), validation, options, search_options
+        materials, config, objective, folder=folder, tensorboard=tensorboard, report=report
     )
-    direction = "min" if task.default_metric.endswith("loss") else "max"
-    tuner = TUNERS[search_options.tuner](
-        hypermodel,
-        objective=keras_tuner.Objective(task.default_metric, direction),
-        max_trials=search_options.trials,
-        seed=options.seed + 1,  # keras-tuner takes 0 for none, and draws one
-        directory=str(folder.parent),
-        project_name=folder.name,
-        overwrite=False,
-    )
-    tuner.search(verbose=0)
-    best = tuner.oracle.get_best_trials(1)
-    if not best:
-        raise InputError(f"no trial of the search succeeded; their reasons are in {folder}.")
-    hp = best[0].hyperparameters
-    winner = dataclasses.replace(
-        options, learning_rate=hp.get("learning_rate"), batch_size=hp.get("batch_size")
-    )
-    return Outcome(winner, _table(tuner, task.default_metric, search_options.trials))
+    oracle = _new_oracle(config, space, objective)
+    tuner = SearchTuner(oracle, hypermodel, folder=folder)
+    view = SearchView(
+        oracle, objective, space, hypermodel.config,
+        folder=folder, tensorboard=tensorboard, report=report,
+    )  # fmt: skip
+    if not is_worker():
+        if config.search.tuner == "grid" and not oracle.trials:
+            _tell_time_of_grid(hypermodel, oracle.combinations)
+        if tensorboard is not None:
+            describe_search(tensorboard, _descriptions(space), [objective.metric])
+        oracle.on_change = view.update
+        view.update()
+    try:
+        tuner.search(verbose=0)
+    except keras_tuner.errors.FatalError as error:
+        raise (error.__cause__ or error) from None
+    finally:
+        report.close()
+    return None if is_worker() else _outcome(view.trials(), objective, space, config, folder)
 
 
-def _table(tuner: keras_tuner.Tuner, metric: str, trials: int) -> Table:
-    rows = [
-        (
-            trial.trial_id,
-            f"{trial.hyperparameters.get('learning_rate'):g}",
-            trial.hyperparameters.get("batch_size"),
-            trial.score,
+def objective_of(experiment: Experiment) -> Objective:
+    """What a search maximises or minimises: train.best_metric, by default the task's."""
+    chosen = experiment.config.train.best_metric
+    metric = f"val_{chosen.removeprefix('val_')}" if chosen else experiment.task.default_metric
+    return Objective(metric, larger_is_better=not metric.endswith(SMALLER_IS_BETTER))
+
+
+def trial_config(config: Config) -> Config:
+    """The options of trial 0: the run's, with the epochs of a trial."""
+    epochs = config.search.epochs or config.train.epochs
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
+
+
+class _Owned(keras.callbacks.Callback):
+    """Leaves a trial that was given to another worker."""
+
+    def __init__(self, folder: TrialFolder, token: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.token = token
+        self.looked = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if time.monotonic() - self.looked < OWNED_SECONDS:
+            return
+        self.looked = time.monotonic()
+        if not self.folder.belongs_to(self.token):
+            raise TrialTaken(str(self.folder.path))
+
+
+class _Shown(keras.callbacks.Callback):
+    """Tells the terminal how far a trial is."""
+
+    def __init__(self, report: TrialsReport, trial: str, experiment: Experiment) -> None:
+        super().__init__()
+        self.report = report
+        self.trial = trial
+        self.epochs = experiment.config.train.epochs
+        self.steps = experiment.total_steps // self.epochs
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        step = int(self.model.optimizer.iterations)
+        epoch = (step - 1) // self.steps + 1
+        within = step - (epoch - 1) * self.steps
+        self.report.progress(self.trial, f"epoch {epoch}/{self.epochs}, step {within}/{self.steps}")
+
+
+@contextlib.contextmanager
+def _beating(oracle: Any, trial: str) -> Iterator[None]:
+    """A worker's word to the chief, every few seconds, that it lives."""
+    if not is_worker():
+        yield
+        return
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            oracle.get_trial(trial)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _new_oracle(config: Config, space: tuple[Dimension, ...], objective: Objective) -> KeptOracle:
+    options = config.search
+    default = values_of(trial_config(config), space)
+    common: dict[str, Any] = {
+        "default": default,
+        "objective": keras_tuner.Objective(
+            objective.metric, "max" if objective.larger_is_better else "min"
+        ),
+        "hyperparameters": oracles.hyperparameters(space),
+        "seed": config.train.seed + 1,  # keras-tuner takes 0 for none, and draws one
+    }
+    count = options.trials or TRIALS
+    if options.tuner == "grid":
+        every = [values for values in combinations(space) if values != default]
+        count = min(len(every), options.trials or len(every))
+        return oracles.GridOracle(combinations=every, max_trials=count + 1, **common)
+    if options.tuner == "hyperband":
+        return oracles.HyperbandOracle(
+            max_epochs=trial_config(config).train.epochs, factor=options.factor, **common
         )
-        for trial in tuner.oracle.get_best_trials(trials)
-    ]
-    return Table("trials", ("trial", "learning_rate", "batch_size", metric), rows)
+    if options.tuner == "bayesian":
+        # a third of the trials at random first; keras-tuner's own, three for each
+        # hyper-parameter, would be all of them
+        first = max(3, min(3 * len(space), count // 3))
+        return oracles.BayesianOracle(max_trials=count + 1, num_initial_points=first, **common)
+    return oracles.RandomOracle(max_trials=count + 1, **common)
+
+
+def _tell_time_of_grid(hypermodel: TaskHyperModel, grid: Sequence[Mapping[str, Value]]) -> None:
+    """Its size, and its time from a few steps of trial 0's configuration."""
+    experiment = hypermodel.experiment({DEFAULT: 1})
+    rows = np.arange(len(experiment.splits["train"]))
+    some = rows[:: max(1, len(rows) // (ESTIMATE_BATCHES * experiment.config.train.batch_size))]
+    train = dataclasses.replace(experiment.config.train, epochs=1)
+    few = dataclasses.replace(
+        experiment.take(some), config=dataclasses.replace(experiment.config, train=train)
+    )
+    few.splits.pop("validation")
+    began = time.monotonic()
+    progress = few.train(few.new_model(), folder=None, callbacks=[])
+    start = time.monotonic() - began - progress.seconds  # loading and tracing
+    rate = progress.examples_per_second
+    seconds = 0.0
+    for values in ({DEFAULT: 1}, *grid):
+        epochs = values.get("epochs", experiment.config.train.epochs)
+        # measuring a row takes about a third of training on it
+        seen = len(rows) + len(experiment.splits["validation"]) / 3
+        seconds += start + epochs * seen / rate
+    print(
+        f"grid: {len(grid)} combinations besides the default, about {_duration(seconds)} "
+        f"({rate:.0f} rows a second)",
+        flush=True,
+    )
+    keras.utils.clear_session()
+    gc.collect()
+
+
+def _outcome(
+    trials: list[Trial],
+    objective: Objective,
+    space: tuple[Dimension, ...],
+    config: Config,
+    folder: Path,
+) -> Outcome:
+    best = ranked(trials, objective)[0]
+    if best.status != "completed":
+        reason = next(trial.reason for trial in trials if trial.reason)
+        raise InputError(
+            f"no trial of the search succeeded ({folder / 'trials.csv'}); one of them: {reason}"
+        )
+    default = next(trial for trial in trials if int(trial.name) == 0)
+    winner = config if best is default else with_values(config, best.values)
+    return Outcome(trials, objective, space, best, default, winner)
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return f"out of memory: {text[:200]}"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

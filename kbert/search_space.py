@@ -265,13 +265,9 @@ def _read_range(name: str, entry: dict) -> Dimension:
         _refuse(name, f"a log scale starts above 0, received min {minimum:g}")
     if step is not None:
         least = 1 if log else 0
-        # the ratio of whole numbers need not be whole
-        valid = isinstance(step, int | float) and not isinstance(step, bool) and step > least
-        if OPTIONS[name][1] is int and not log:
-            valid = valid and isinstance(step, int)
-        if not valid:
-            _refuse(name, f"step must be over {least}, in the type of min, received {step!r}")
-        step = float(step)
+        step = float(_read_value(name, step))
+        if step <= least:
+            _refuse(name, f"step must be over {least}, received {step:g}")
     return Dimension(name, minimum=minimum, maximum=maximum, step=step, log=log)
 
 

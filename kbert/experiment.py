@@ -1,0 +1,153 @@
+"""From options to all that a training depends on; data and tokenised texts are shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kbert.batches import EncodedSplit, encode_split
+from kbert.config import Config
+from kbert.data import DataSet, read_dataset, require_files
+from kbert.loading import resolve
+from kbert.preprocessing import (
+    WordPieceTokenizer,
+    tokenizer_from_files,
+    tokenizer_from_vocabulary_file,
+)
+from kbert.tasks import task_class
+from kbert.tasks.task import Task
+from kbert.training import Progress, copy_weights, fit, new_model
+
+SMOKE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One configuration, ready to be trained."""
+
+    config: Config
+    task: Task
+    splits: dict[str, EncodedSplit]
+    """train, and validation and test where there are any."""
+    checkpoint: Path | None
+    """Folder in HuggingFace layout; None for a model from scratch."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        train = self.config.train
+        return math.ceil(len(self.splits["train"]) / train.batch_size) * train.epochs
+
+    def new_model(self) -> keras.Model:
+        """The task's model as training starts with it."""
+        return new_model(self.task, self.checkpoint, self.config.model, self.config.train)
+
+    def train(
+        self,
+        model: keras.Model,
+        *,
+        folder: Path | None,
+        callbacks: Sequence[keras.callbacks.Callback],
+        until_epoch: int | None = None,
+    ) -> Progress:
+        """`kbert.training.fit` with the experiment's task, splits and options."""
+        return fit(
+            model,
+            self.task,
+            self.splits["train"],
+            self.splits.get("validation"),
+            self.config.train,
+            folder=folder,
+            callbacks=list(callbacks),
+            until_epoch=until_epoch,
+        )
+
+    def exact_model(self, model: keras.Model) -> keras.Model:
+        """The same weights in float32, whatever they were trained in: to measure and export."""
+        exact = self._in_float32().new_model()
+        copy_weights(model, exact)
+        return exact
+
+    def take(self, rows: np.ndarray) -> Experiment:
+        """The same with some of the training rows, by their position."""
+        splits = {**self.splits, "train": self.splits["train"].take(rows)}
+        return dataclasses.replace(self, splits=splits)
+
+    def _in_float32(self) -> Experiment:
+        train = dataclasses.replace(self.config.train, precision="float32")
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, train=train))
+
+
+class Materials:
+    """The data of a run, read and tokenised once; experiments of any options are made from them.
+
+    Options may differ in all that a search changes. Files, columns, fractions and the seed of the
+    split are those of the first options.
+
+    Args:
+        config: Options of the run.
+
+    Raises:
+        InputError: a file, a column, a checkpoint or a vocabulary cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        require_files(config.data)
+        self.config = config
+        self.kind = task_class(config.task.name)
+        self._tokenizers: dict[tuple[str | None, str | None], WordPieceTokenizer] = {}
+        self._encoded: dict[str, dict[str, EncodedSplit]] = {}
+        self._tokenizer(config)  # a wrong checkpoint is noticed before the data is read
+        self.dataset: DataSet = read_dataset(
+            config.data, labelled=self.kind.labelled, seed=config.train.seed
+        )
+
+    def experiment(self, config: Config) -> Experiment:
+        """Everything that a training with these options depends on."""
+        labels = self.dataset.labels
+        indices = self.dataset.splits["train"].labels if self.kind.labelled else []
+        counts = np.bincount(indices, minlength=len(labels))
+        task = self.kind(config, self._tokenizer(config), labels, counts)
+        return Experiment(config, task, self._splits(task), _checkpoint(config))
+
+    def _tokenizer(self, config: Config) -> WordPieceTokenizer:
+        key = (config.model.checkpoint, config.model.vocab)
+        if key not in self._tokenizers:
+            checkpoint = _checkpoint(config)
+            self._tokenizers[key] = (
+                tokenizer_from_files(checkpoint)
+                if checkpoint is not None
+                else tokenizer_from_vocabulary_file(
+                    Path(str(config.model.vocab)), lowercase=config.model.lowercase
+                )
+            )
+        return self._tokenizers[key]
+
+    def _splits(self, task: Task) -> dict[str, EncodedSplit]:
+        key = json.dumps(task.encoding_key, sort_keys=True)
+        if key not in self._encoded:
+            splits = {
+                name: encode_split(split, task, cache_dir=self.config.data.cache_dir)
+                for name, split in self.dataset.splits.items()
+            }
+            if self.config.smoke:
+                splits = {name: _first_rows(split) for name, split in splits.items()}
+            self._encoded[key] = splits
+        return self._encoded[key]
+
+
+def _checkpoint(config: Config) -> Path | None:
+    if not config.model.checkpoint:
+        return None
+    return resolve(config.model.checkpoint, revision=config.model.revision)
+
+
+def _first_rows(split: EncodedSplit) -> EncodedSplit:
+    return split.take(np.arange(min(SMOKE_ROWS, len(split))))

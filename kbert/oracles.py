@@ -1,0 +1,282 @@
+"""keras-tuner's oracles, made to be stopped anywhere and to lose no trial.
+
+What keras-tuner 1.4 leaves open is closed here, and nowhere else:
+
+* its state is many files, written in place; here it is one file, replaced whole. A trial that is
+  recorded as ended is not run again.
+* GridSearchOracle forgets on reload where it was, and BayesianOptimizationOracle its random state.
+* one failed trial of a round keeps Hyperband from the rounds that follow.
+* a trial of a worker that died is never given out again, and the chief waits for it for ever
+  (keras-team/keras-tuner, oracle_chief.py: `exit_chief`).
+* numbers go through its protocol in 32 bits, so that a choice that comes back is none of the
+  choices (`Choice.value_to_prob`); values stay with the oracle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import numpy as np
+
+from kbert.search_space import OPTIONS, Dimension, Value, as_value
+from kbert.whole_files import written_whole
+
+DEFAULT = "kbert/default"
+"""Among the values of a trial: it is trial 0, the configuration as it stands."""
+STATE = "oracle.json"
+BEAT_SECONDS = 5
+"""How often a worker says that it is alive."""
+LOST_SECONDS = 30
+"""After how long without a word its trial is given to another."""
+RUNNING, COMPLETED, FAILED, IDLE, STOPPED = "RUNNING", "COMPLETED", "FAILED", "IDLE", "STOPPED"
+
+
+class KeptOracle(keras_tuner.Oracle):
+    """What all oracles here share; it stands before one of keras-tuner's in a class's bases.
+
+    Trial 0 is the default configuration; the algorithm never sees it.
+
+    Args:
+        default: Values of the default configuration.
+        lost_seconds: After how long a silent worker's trial is given to another.
+        **kwargs: keras-tuner's.
+    """
+
+    def __init__(
+        self, *, default: Mapping[str, Value], lost_seconds: float = LOST_SECONDS, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            tune_new_entries=False,
+            allow_new_entries=False,
+            # a search that goes on after failures tells of them in its table
+            max_consecutive_failed_trials=2**31,
+            **kwargs,
+        )
+        self.default = dict(default)
+        self.lost_seconds = lost_seconds
+        self.on_change: Callable[[], None] = lambda: None
+        self._heard: dict[str, float] = {}
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Values of the next trial, or that there is none (yet)."""
+        if not self.trials:
+            return {"status": RUNNING, "values": {**self._default_values(), DEFAULT: 1}}
+        with self._without_default():
+            response = super().populate_space(trial_id)
+        values = response.get("values") or {}
+        response["values"] = {
+            name: as_value(name, value) if name in OPTIONS else value
+            for name, value in values.items()
+        }
+        return response
+
+    @keras_tuner.synchronized
+    def create_trial(self, tuner_id: str) -> Any:
+        """The next trial for a tuner; a copy, so that only `end_trial` changes it here."""
+        self._heard[tuner_id] = time.monotonic()
+        self._take_back_lost_trials()
+        trial = super().create_trial(tuner_id)
+        if trial.status == STOPPED and self.ongoing_trials:
+            # the worker of one of them may yet be lost
+            self.tuner_ids.add(tuner_id)
+            trial.status = IDLE
+        if trial.status == RUNNING:
+            self.on_change()
+        return _bare(trial)
+
+    @keras_tuner.synchronized
+    def get_trial(self, trial_id: str) -> Any:
+        """A trial; a worker asks for its own to say that it is alive."""
+        for tuner_id, trial in self.ongoing_trials.items():
+            if trial.trial_id == trial_id:
+                self._heard[tuner_id] = time.monotonic()
+        return _bare(super().get_trial(trial_id))
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial: Any) -> None:
+        """Record how a trial ended, once: a worker that was given up may end it too."""
+        ours = self.trials[trial.trial_id]
+        if ours.status in (COMPLETED, FAILED):
+            return
+        trial.hyperparameters = ours.hyperparameters
+        super().end_trial(trial)
+        if trial.trial_id in self._retry_queue:
+            self._retry_queue.remove(trial.trial_id)
+        self.save()
+        self.on_change()
+
+    def save(self) -> None:
+        """Replace the state on disk."""
+        state = {
+            "oracle": self.get_state(),
+            "trials": [self.trials[name].get_state() for name in self.start_order],
+        }
+        with written_whole(self._state_file()) as beside:
+            beside.write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+    def reload(self) -> None:
+        """Go on from the state on disk, if there is one; trials that ran are given out first."""
+        try:
+            state = json.loads(self._state_file().read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        kind = keras_tuner.engine.trial.Trial
+        trials = [kind.from_state(trial) for trial in state["trials"]]
+        self.trials = {trial.trial_id: trial for trial in trials}
+        self.set_state(state["oracle"])
+        running = [trial for trial in self.ongoing_trials.values() if trial.status == RUNNING]
+        self._retry_queue += [trial.trial_id for trial in running]
+        self.ongoing_trials = {}
+
+    def _save_trial(self, trial: Any) -> None:
+        """Nothing: `save` writes trials too."""
+
+    def _state_file(self) -> Path:
+        return Path(self._project_dir) / STATE
+
+    def _default_values(self) -> dict[str, Value]:
+        return self.default
+
+    def _comparable_trials(self) -> dict[str, Any]:
+        """The trials that the algorithm learns from."""
+        return {
+            name: trial
+            for name, trial in self.trials.items()
+            if DEFAULT not in trial.hyperparameters.values
+        }
+
+    @contextlib.contextmanager
+    def _without_default(self) -> Iterator[None]:
+        every = self.trials
+        self.trials = self._comparable_trials()
+        try:
+            yield
+        finally:
+            self.trials = every
+
+    def _take_back_lost_trials(self) -> None:
+        now = time.monotonic()
+        for tuner_id, heard in list(self._heard.items()):
+            if now - heard < self.lost_seconds:
+                continue
+            del self._heard[tuner_id]
+            self.tuner_ids.discard(tuner_id)
+            trial = self.ongoing_trials.pop(tuner_id, None)
+            if trial is not None:
+                print(f"{tuner_id} is silent: its trial {trial.trial_id} is given out again")
+                trial.metrics = type(trial.metrics)()
+                self._retry_queue.append(trial.trial_id)
+
+
+class RandomOracle(KeptOracle, keras_tuner.oracles.RandomSearchOracle):
+    """Values drawn at random, none twice."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Also none that are the default's."""
+        response = super().populate_space(trial_id)
+        for _ in range(self._max_collisions):
+            if response["values"] != self.default:
+                break
+            response = super().populate_space(trial_id)
+        return response
+
+
+class GridOracle(KeptOracle):
+    """Combinations in their order.
+
+    Args:
+        combinations: Values of each trial.
+        **kwargs: `KeptOracle`'s.
+    """
+
+    def __init__(self, *, combinations: Sequence[dict[str, Value]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.combinations = combinations
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """The combination of the trial's number; the default has number 0."""
+        if not self.trials:
+            return super().populate_space(trial_id)
+        number = len(self.trials) - 1
+        if number >= len(self.combinations):
+            return {"status": STOPPED, "values": None}
+        return {"status": RUNNING, "values": dict(self.combinations[number])}
+
+
+class BayesianOracle(KeptOracle, keras_tuner.oracles.BayesianOptimizationOracle):
+    """A Gaussian process over the trials so far."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """A function of seed and trials alone, whatever process asks."""
+        self._random_state = np.random.RandomState((self.seed + len(self.trials)) % 2**32)
+        return super().populate_space(trial_id)
+
+
+class HyperbandOracle(KeptOracle, keras_tuner.oracles.HyperbandOracle):
+    """Many trials for few epochs; the best of each round go on."""
+
+    def promotable(self) -> set[str]:
+        """Trials that a later round may still go on with."""
+        found: set[str] = set()
+        for bracket in self.get_state()["brackets"]:
+            rounds = bracket["rounds"]
+            for current, following in zip(rounds, [*rounds[1:], None], strict=True):
+                if following is not None:
+                    gone_on = {entry["past_id"] for entry in following}
+                    found |= {entry["id"] for entry in current} - gone_on
+        return found
+
+    def _default_values(self) -> dict[str, Value]:
+        return {**self.default, "tuner/epochs": self.max_epochs, "tuner/initial_epoch": 0}
+
+    def _comparable_trials(self) -> dict[str, Any]:
+        """A failed trial counts as the worst of its round, instead of never ending it."""
+        trials = super()._comparable_trials()
+        worst = float("-inf") if self.objective.direction == "max" else float("inf")
+        for name, trial in trials.items():
+            if trial.status == FAILED:
+                trials[name] = copy.copy(trial)
+                trials[name].status, trials[name].score = COMPLETED, worst
+        return trials
+
+
+def hyperparameters(space: Sequence[Dimension]) -> keras_tuner.HyperParameters:
+    """A space as keras-tuner knows it."""
+    found = keras_tuner.HyperParameters()
+    for dimension in space:
+        with contextlib.ExitStack() as conditions:
+            for name, values in dimension.when:
+                conditions.enter_context(found.conditional_scope(name, list(values)))
+            _declare(found, dimension)
+    return found
+
+
+def _declare(found: keras_tuner.HyperParameters, dimension: Dimension) -> None:
+    if dimension.values or dimension.step:  # keras-tuner's steps miss a maximum of 3 * 0.1
+        found.Choice(dimension.name, list(dimension.choices or ()))
+        return
+    sampling = "log" if dimension.log else "linear"
+    if dimension.type is int:
+        bounds = int(dimension.minimum), int(dimension.maximum)
+        found.Int(dimension.name, *bounds, sampling=sampling)
+    else:
+        found.Float(dimension.name, dimension.minimum, dimension.maximum, sampling=sampling)
+
+
+def _bare(trial: Any) -> Any:
+    """A trial with its values and without the space, whose conditions print themselves on the way.
+
+    (keras_tuner.engine.conditions.Parent.to_proto has a print.)
+    """
+    values = keras_tuner.HyperParameters()
+    values.values = dict(trial.hyperparameters.values)
+    copied = type(trial)(hyperparameters=values, trial_id=trial.trial_id, status=trial.status)
+    copied.metrics, copied.score = trial.metrics, trial.score
+    return copied

@@ -1,0 +1,168 @@
+"""Train one configuration with several seeds: what a figure is worth, and which run to keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from kbert.config import Config
+from kbert.evaluation import measure
+from kbert.experiment import Materials
+from kbert.monitor import TensorBoardMonitor
+from kbert.terminal import ProgressReport
+from kbert.training import Progress, save_weights
+from kbert.trials import Objective
+from kbert.whole_files import written_whole
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One training with one seed."""
+
+    seed: int
+    progress: Progress
+    score: float
+    """The search's objective, of the weights it ended with."""
+    figures: dict[str, dict[str, float]]
+    """Figures of validation and test, in float32."""
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds."""
+
+    mean: float
+    deviation: float
+    """Of the sample (n - 1); 0 for one seed."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of some values."""
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return cls(statistics.fmean(values), deviation)
+
+
+def retrain(
+    materials: Materials,
+    config: Config,
+    objective: Objective,
+    *,
+    name: str,
+    folder: Path,
+    tensorboard: Path | None,
+) -> list[SeedRun]:
+    """Train and measure with the seeds after the run's own; finished ones are not repeated.
+
+    The run's own seed is left out: it is the one that the best trial was chosen for.
+
+    Args:
+        materials: Data of the run.
+        config: What to train, on all training rows.
+        objective: The search's.
+        name: What is trained, for the terminal.
+        folder: Where each seed has its folder.
+        tensorboard: Where the curves go, a run for each seed; None for nowhere.
+    """
+    return [
+        _train(
+            materials,
+            dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed)),
+            objective,
+            name=f"{name}, seed {seed}",
+            folder=folder / f"seed-{seed}",
+            tensorboard=None if tensorboard is None else tensorboard / f"seed-{seed}",
+        )
+        for seed in seeds_of(config)
+    ]
+
+
+def seeds_of(config: Config) -> list[int]:
+    """Seeds of the runs after a search."""
+    return [(config.train.seed + 1 + i) % 2**31 for i in range(config.search.seeds)]
+
+
+def spreads(runs: Sequence[SeedRun]) -> dict[str, dict[str, Spread]]:
+    """For each split and figure, the spread over the seeds."""
+    return {
+        split: {
+            figure: Spread.of([run.figures[split][figure] for run in runs])
+            for figure in runs[0].figures[split]
+        }
+        for split in runs[0].figures
+    }
+
+
+def median_run(runs: Sequence[SeedRun], objective: Objective) -> SeedRun:
+    """The run in the middle by the objective; of an even number the worse of the two."""
+    ordered = sorted(runs, key=lambda run: run.score, reverse=not objective.larger_is_better)
+    return ordered[(len(ordered) - 1) // 2]
+
+
+def _train(
+    materials: Materials,
+    config: Config,
+    objective: Objective,
+    *,
+    name: str,
+    folder: Path,
+    tensorboard: Path | None,
+) -> SeedRun:
+    result = folder / "result.json"
+    weights = folder / "model.safetensors"
+    if not result.exists():
+        _train_and_measure(
+            materials, config, objective, name=name, folder=folder, tensorboard=tensorboard
+        )
+    found = json.loads(result.read_text(encoding="utf-8"))
+    for state in (folder / "checkpoints").glob("*.safetensors"):
+        state.unlink()
+    progress = Progress(**found["progress"])
+    return SeedRun(config.train.seed, progress, found["score"], found["figures"], weights)
+
+
+def _train_and_measure(
+    materials: Materials,
+    config: Config,
+    objective: Objective,
+    *,
+    name: str,
+    folder: Path,
+    tensorboard: Path | None,
+) -> None:
+    experiment = materials.experiment(config)
+    callbacks: list = [ProgressReport(name, total_steps=experiment.total_steps)]
+    if tensorboard is not None:
+        every = config.monitor.every_steps
+        callbacks.append(TensorBoardMonitor(tensorboard, every_steps=every, options=""))
+    model = experiment.new_model()
+    try:
+        progress = experiment.train(model, folder=folder / "checkpoints", callbacks=callbacks)
+    finally:
+        for callback in callbacks:
+            callback.close()
+    exact = experiment.exact_model(model)
+    figures = {
+        split: _numbers(measure(exact, experiment.task, experiment.splits[split]).metrics)
+        for split in ("validation", "test")
+        if split in experiment.splits
+    }
+    save_weights(exact, folder / "model.safetensors")
+    found = {
+        "score": progress.figures(config.train)[objective.metric],
+        "figures": figures,
+        "progress": dataclasses.asdict(progress),
+    }
+    with written_whole(folder / "result.json") as beside:
+        beside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    keras.utils.clear_session()
+
+
+def _numbers(metrics: dict) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}

@@ -1,0 +1,105 @@
+"""The processes of a search: keras-tuner's chief and workers, by its environment variables."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+MOST_STARTS = 4  # of one worker that dies again and again
+WAIT_SECONDS = 30  # for a worker to end by itself
+CHIEF = "chief"
+
+
+def is_worker() -> bool:
+    """Whether this process gets its trials from a chief (KERASTUNER_ORACLE_IP, _TUNER_ID)."""
+    return _has_chief() and CHIEF not in os.environ["KERASTUNER_TUNER_ID"]
+
+
+def is_chief() -> bool:
+    """Whether this process only hands out trials while the search runs."""
+    return _has_chief() and CHIEF in os.environ["KERASTUNER_TUNER_ID"]
+
+
+@contextlib.contextmanager
+def local_workers(count: int, options: Path) -> Iterator[None]:
+    """Make this process the chief of `count` workers on this machine.
+
+    A worker that dies is started again, and goes on with its trial; after `MOST_STARTS` it stays
+    away, and its trial is given to another. Workers end when this process does, however it ends.
+
+    Args:
+        count: Number of workers.
+        options: The run's options as YAML, which the workers read.
+    """
+    address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(_free_port())}
+    workers = [_Worker(f"worker{number}", options, address) for number in range(count)]
+    os.environ.update(address, KERASTUNER_TUNER_ID=CHIEF)
+    try:
+        yield
+        for worker in workers:
+            worker.wait()
+    finally:
+        for worker in workers:
+            worker.stop()
+        for name in (*address, "KERASTUNER_TUNER_ID"):
+            os.environ.pop(name)
+
+
+class _Worker:
+    """Keeps one worker running until it has ended well."""
+
+    def __init__(self, name: str, options: Path, address: dict[str, str]) -> None:
+        self.name = name
+        self.command = [sys.executable, "-m", "kbert.worker", str(options)]
+        self.environment = {**os.environ, **address, "KERASTUNER_TUNER_ID": name}
+        self.stopping = False
+        self.process = self._start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def wait(self) -> None:
+        """Until it has heard that no trial is left."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(WAIT_SECONDS)
+
+    def stop(self) -> None:
+        """Let it write a checkpoint and end."""
+        self.stopping = True
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.wait()
+            self.process.kill()
+            self.process.wait()
+
+    def _start(self) -> subprocess.Popen:
+        # its standard input tells it when this process is gone; Ctrl-C is passed on by `stop`
+        return subprocess.Popen(
+            self.command, env=self.environment, stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def _watch(self) -> None:
+        for start in range(1, MOST_STARTS + 1):
+            status = self.process.wait()
+            if status == 0 or self.stopping:
+                return
+            again = start < MOST_STARTS
+            what = "it is started again" if again else "it stays away"
+            print(f"{self.name} ended with status {status}: {what}", flush=True)
+            if again:
+                self.process = self._start()
+
+
+def _has_chief() -> bool:
+    return "KERASTUNER_ORACLE_IP" in os.environ
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
