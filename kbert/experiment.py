@@ -71,7 +71,7 @@ class Experiment:
 
     def exact_model(self, model: keras.Model) -> keras.Model:
         """The same weights in float32, whatever they were trained in: to measure and export."""
-        exact = self._in_float32().new_model()
+        exact = self.in_float32().new_model()
         copy_weights(model, exact)
         return exact
 
@@ -80,7 +80,8 @@ class Experiment:
         splits = {**self.splits, "train": self.splits["train"].take(rows)}
         return dataclasses.replace(self, splits=splits)
 
-    def _in_float32(self) -> Experiment:
+    def in_float32(self) -> Experiment:
+        """The same, computed in float32."""
         train = dataclasses.replace(self.config.train, precision="float32")
         return dataclasses.replace(self, config=dataclasses.replace(self.config, train=train))
 

@@ -180,12 +180,11 @@ class RandomOracle(KeptOracle, keras_tuner.oracles.RandomSearchOracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Also none that are the default's."""
-        response = super().populate_space(trial_id)
         for _ in range(self._max_collisions):
-            if response["values"] != self.default:
-                break
             response = super().populate_space(trial_id)
-        return response
+            if response["values"] != self.default:
+                return response
+        return {"status": STOPPED, "values": None}
 
 
 class GridOracle(KeptOracle):

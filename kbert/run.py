@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,34 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from kbert.batches import EncodedSplit, encode_split
-from kbert.config import Config, TrainOptions, as_dict, as_yaml, differences
-from kbert.data import DataSet, read_dataset, require_files
+from kbert.config import Config, as_dict, as_yaml, differences
 from kbert.errors import InputError
 from kbert.evaluation import collect, write_predictions
+from kbert.experiment import Experiment, Materials
 from kbert.export import export
-from kbert.loading import resolve
+from kbert.lineage import lineage
 from kbert.monitor import TensorBoardMonitor
-from kbert.preprocessing import tokenizer_from_files, tokenizer_from_vocabulary_file
 from kbert.saving import save_checkpoint
-from kbert.tasks import task_class
-from kbert.tasks.task import Task
-from kbert.terminal import ProgressReport, print_table
-from kbert.training import Interrupted, copy_weights, fit, new_model, save_weights
+from kbert.search_space import Dimension, read_space, with_values
+from kbert.terminal import ProgressReport, print_table, trials_table
+from kbert.training import Interrupted, Progress, load_weights, save_weights
 from kbert.whole_files import written_whole
+from kbert.workers import is_worker, local_workers
 
-SMOKE_ROWS = 64
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 UNCOMPARED = ("resume", "debug", "output")  # what may differ when a run goes on
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What is measured and exported."""
+
+    experiment: Experiment
+    model: keras.Model
+    """In float32, whatever it was trained in."""
+    progress: Progress
+    search: Mapping[str, Any] | None = None
+    """For metrics.json and the lineage."""
 
 
 def run(config: Config) -> int:
@@ -50,19 +58,26 @@ def run(config: Config) -> int:
     if _is_finished(folder, config):
         print(f"{folder} is finished: see {folder / 'metrics.json'}.")
         return 0
-    task, splits, checkpoint = _prepare(config)
+    space = () if config.search.tuner == "none" else read_space(config)
+    materials = Materials(config)
+    _check_experiments(materials, config, space)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / "config.yaml", as_yaml(config))
     try:
         with _saying_once("kbert.loading"):
-            _train_and_export(config, task, splits, checkpoint, folder)
-    except Interrupted:
-        print(f"stopped; the same command goes on from {folder / 'checkpoints'}.")
+            if is_worker():
+                _work(materials, config, space, folder)
+            else:
+                _write_text(folder / "config.yaml", as_yaml(config))
+                _describe(materials, materials.experiment(config))
+                _train_and_export(materials, config, space, folder)
+    except (Interrupted, KeyboardInterrupt):
+        print(f"stopped; the same command goes on from {folder}.")
         return 130
     except InputError:
-        if is_new and not (folder / "checkpoints").exists():  # nothing worth keeping
-            shutil.rmtree(folder)
+        kept = ("checkpoints", "search", "retrained")
+        if is_new and not is_worker() and not any((folder / name).exists() for name in kept):
+            shutil.rmtree(folder)  # nothing worth keeping
         raise
     return 0
 
@@ -115,37 +130,23 @@ def _is_finished(folder: Path, config: Config) -> bool:
     return (folder / "metrics.json").exists()
 
 
-def _prepare(config: Config) -> tuple[Task, dict[str, EncodedSplit], Path | None]:
-    """Read and tokenise everything that the run depends on; nothing is written to its folder."""
-    require_files(config.data)
-    kind = task_class(config.task.name)
-    checkpoint = None
-    if config.model.checkpoint:
-        checkpoint = resolve(config.model.checkpoint, revision=config.model.revision)
-        tokenizer = tokenizer_from_files(checkpoint)
-    else:
-        vocab = Path(config.model.vocab)
-        tokenizer = tokenizer_from_vocabulary_file(vocab, lowercase=config.model.lowercase)
-    dataset = read_dataset(config.data, labelled=kind.labelled, seed=config.train.seed)
-    counts = np.bincount(
-        dataset.splits["train"].labels if kind.labelled else [], minlength=len(dataset.labels)
-    )
-    task = kind(config, tokenizer, dataset.labels, counts)
-    splits = {
-        name: encode_split(split, task, cache_dir=config.data.cache_dir)
-        for name, split in dataset.splits.items()
-    }
-    if config.smoke:
-        splits = {name: _first_rows(split) for name, split in splits.items()}
-    _describe(dataset, splits, task)
-    return task, splits, checkpoint
+def _check_experiments(
+    materials: Materials, config: Config, space: tuple[Dimension, ...]
+) -> None:
+    """Every checkpoint that a search may try is read, with the longest texts."""
+    choices = {d.name: d for d in space}
+    checkpoints = choices["checkpoint"].values if "checkpoint" in choices else ()
+    length = config.data.max_length
+    if "max_length" in choices:
+        found = choices["max_length"]
+        length = max(length, *(int(value) for value in found.values or (found.maximum,)))
+    for checkpoint in (None, *checkpoints):
+        values = {} if checkpoint is None else {"checkpoint": checkpoint}
+        materials.experiment(with_values(config, {**values, "max_length": length})).check()
 
 
-def _first_rows(split: EncodedSplit) -> EncodedSplit:
-    return split.take(np.arange(min(SMOKE_ROWS, len(split))))
-
-
-def _describe(dataset: DataSet, splits: dict[str, EncodedSplit], task: Task) -> None:
+def _describe(materials: Materials, experiment: Experiment) -> None:
+    splits, task = experiment.splits, experiment.task
     rows = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
     lengths = splits["train"].lengths
     print(
@@ -153,57 +154,134 @@ def _describe(dataset: DataSet, splits: dict[str, EncodedSplit], task: Task) -> 
         f"{int(np.median(lengths))}, 95% {int(np.percentile(lengths, 95))}, "
         f"longest {int(lengths.max())} (max_length {task.max_length})"
     )
-    found = {name: count for name, count in dataset.duplicates.items() if count}
+    found = {name: count for name, count in materials.dataset.duplicates.items() if count}
     if found:
         counts = ", ".join(f"{name} {count}" for name, count in found.items())
         print(f"exact duplicates: {counts}")
 
 
-def _train_and_export(
-    config: Config,
-    task: Task,
-    splits: dict[str, EncodedSplit],
-    checkpoint: Path | None,
-    folder: Path,
+def _work(
+    materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path
 ) -> None:
-    def build(options: TrainOptions) -> keras.Model:
-        return new_model(task, checkpoint, config.model, options)
+    """Run trials for the chief, which does all that comes after them."""
+    from kbert.search import search
 
-    metrics: dict[str, Any] = {}
-    options = config.train
-    if config.search.tuner != "none":
-        options = _search(config, task, splits, build, folder, metrics)
-    model, progress = _fit(config, task, splits, build(options), options, folder)
-    # measured and exported in float32, whatever it was trained in
-    exact = build(dataclasses.replace(options, precision="float32"))
-    copy_weights(model, exact)
+    if space:
+        search(materials, config, space, folder=folder / "search", tensorboard=_curves(config))
+        print("no trial is left: the chief goes on", flush=True)
+
+
+def _train_and_export(
+    materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path
+) -> None:
+    trained = (
+        _search(materials, config, space, folder)
+        if space
+        else _train(materials.experiment(config), folder)
+    )
+    experiment, exact, progress = trained.experiment, trained.model, trained.progress
+    metrics: dict[str, Any] = {} if trained.search is None else {"search": trained.search}
     for name in ("validation", "test"):
-        if name in splits:
-            metrics[name] = _evaluate(exact, task, splits[name], name, folder)
+        if name in experiment.splits:
+            metrics[name] = _evaluate(experiment, exact, name, folder)
+    options = experiment.config.train
     metrics["train"] = {
         "examples_per_second": progress.examples_per_second,
-        "rows": len(splits["train"]),
+        "rows": len(experiment.splits["train"]),
         "epochs": progress.epoch,
         "best_epoch": None if progress.best_epoch is None else progress.best_epoch + 1,
         "history": progress.history,
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
+        "seed": options.seed,
     }
-    if config.export.enabled:
-        base = (folder / "export" / config.export_name).resolve()
-        if not (base / str(config.export.version)).exists():
-            exported = export(exact, task, base, version=config.export.version)
-            print(f"exported, and answered as the model does in a fresh process: {exported}")
-    if config.export.huggingface:
-        _save_for_huggingface(exact, task, folder / "huggingface")
+    _export(materials, config, trained, folder)
     save_weights(exact, folder / "checkpoints" / "model.safetensors")
     # a folder with metrics.json is finished; what is dropped after it is needed no more
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     for state in (folder / "checkpoints").glob("step-*.safetensors"):
         state.unlink()
+    for weights in (folder / "retrained").glob("*/*/model.safetensors"):
+        weights.unlink()
 
 
-def _save_for_huggingface(model: keras.Model, task: Task, folder: Path) -> None:
+def _train(experiment: Experiment, folder: Path) -> Trained:
+    config = experiment.config
+    callbacks: list = [ProgressReport("train", total_steps=experiment.total_steps)]
+    curves = _curves(config)
+    if curves is not None:
+        every = config.monitor.every_steps
+        callbacks.append(TensorBoardMonitor(curves, every_steps=every, options=as_yaml(config)))
+    model = experiment.new_model()
+    try:
+        progress = experiment.train(model, folder=folder / "checkpoints", callbacks=callbacks)
+    finally:
+        for callback in callbacks:
+            callback.close()
+    return Trained(experiment, experiment.exact_model(model), progress)
+
+
+def _search(
+    materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path
+) -> Trained:
+    # keras-tuner takes a second to import
+    from kbert.retraining import retrain
+    from kbert.search import search
+    from kbert.search_result import SearchResult
+
+    curves = _curves(config)
+    workers = (
+        local_workers(config.search.workers, folder / "config.yaml")
+        if config.search.workers
+        else contextlib.nullcontext()
+    )
+    with workers:
+        outcome = search(materials, config, space, folder=folder / "search", tensorboard=curves)
+    assert outcome is not None  # this process is no worker
+    names = [dimension.name for dimension in space]
+    print_table(trials_table(outcome.trials, outcome.objective, names))
+
+    def again(options: Config, name: str) -> list:
+        return retrain(
+            materials,
+            options,
+            outcome.objective,
+            name=name,
+            folder=folder / "retrained" / name,
+            tensorboard=None if curves is None else curves / name,
+        )
+
+    winner = again(outcome.config, "winner")
+    default = winner if outcome.winner is outcome.default else again(config, "default")
+    result = SearchResult(outcome, winner, default)
+    print_table(result.table())
+    chosen = result.exported
+    print(f"the run of seed {chosen.seed}, the median of the winner's, is kept and exported")
+    train = dataclasses.replace(outcome.config.train, seed=chosen.seed)
+    experiment = materials.experiment(dataclasses.replace(outcome.config, train=train))
+    exact = experiment.in_float32().new_model()
+    load_weights(exact, chosen.weights)
+    return Trained(experiment, exact, chosen.progress, result.as_dict())
+
+
+def _export(materials: Materials, config: Config, trained: Trained, folder: Path) -> None:
+    experiment = trained.experiment
+    if config.export.enabled:
+        base = (folder / "export" / config.export_name).resolve()
+        if not (base / str(config.export.version)).exists():
+            exported = export(
+                trained.model,
+                experiment.task,
+                base,
+                version=config.export.version,
+                lineage=_lineage(materials, trained),
+            )
+            print(f"exported, and answered as the model does in a fresh process: {exported}")
+    if config.export.huggingface:
+        _save_for_huggingface(trained.model, experiment.task, folder / "huggingface")
+
+
+def _save_for_huggingface(model: keras.Model, task: Any, folder: Path) -> None:
     if folder.exists():  # it is written whole or not at all
         return
     reference = task.reference()
@@ -221,52 +299,8 @@ def _save_for_huggingface(model: keras.Model, task: Task, folder: Path) -> None:
     print(f"a checkpoint in HuggingFace layout: {folder}")
 
 
-def _search(config, task, splits, build, folder, metrics) -> TrainOptions:
-    from kbert.search import search  # keras-tuner takes a second to import
-
-    outcome = search(
-        build,
-        task,
-        splits["train"],
-        splits.get("validation"),
-        config.train,
-        config.search,
-        folder=folder / "search",
-    )
-    print_table(outcome.trials)
-    columns = outcome.trials.columns
-    metrics["search"] = [dict(zip(columns, row, strict=True)) for row in outcome.trials.rows]
-    return outcome.options
-
-
-def _fit(config, task, splits, model, options, folder):
-    steps = math.ceil(len(splits["train"]) / options.batch_size) * options.epochs
-    callbacks: list = [ProgressReport("train", total_steps=steps)]
-    if config.monitor.tensorboard:
-        callbacks.append(
-            TensorBoardMonitor(
-                folder / "tensorboard",
-                every_steps=config.monitor.every_steps,
-                options=as_yaml(config),
-            )
-        )
-    try:
-        progress = fit(
-            model,
-            task,
-            splits["train"],
-            splits.get("validation"),
-            options,
-            folder=folder / "checkpoints",
-            callbacks=callbacks,
-        )
-    finally:
-        for callback in callbacks:
-            callback.close()
-    return model, progress
-
-
-def _evaluate(model, task: Task, split: EncodedSplit, name: str, folder: Path) -> dict:
+def _evaluate(experiment: Experiment, model: keras.Model, name: str, folder: Path) -> dict:
+    task, split = experiment.task, experiment.splits[name]
     outputs = collect(model, task, split)
     scores = task.score(outputs, split.labels)
     if name == "test":
@@ -274,6 +308,13 @@ def _evaluate(model, task: Task, split: EncodedSplit, name: str, folder: Path) -
         for table in scores.tables:
             print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
     return scores.metrics
+
+
+def _curves(config: Config) -> Path | None:
+    """Where TensorBoard looks, under the run's name."""
+    if not config.monitor.tensorboard:
+        return None
+    return Path(config.output) / "tensorboard" / config.run_name
 
 
 def _write_text(path: Path, text: str) -> None:
