@@ -45,7 +45,9 @@ LEVELS = {
     "tasks.task": {"config", "preprocessing", *GROUND},
     "tasks": TASKS,
     "batches": {"data", "preprocessing", "tasks.task", *GROUND},
-    "terminal": {"tasks.task"},
+    "trials": GROUND,
+    "plots": {"trials", *GROUND},
+    "terminal": {"tasks.task", "trials"},
     "monitor": {"tasks.task", "config"},
     "evaluation": {"batches", "tasks.task", "config", *GROUND},
     "answers": set(),
@@ -127,7 +129,8 @@ def test_one_home_each() -> None:
 
 
 def test_kbert_is_light() -> None:
-    code = "import kbert, sys; print(sorted({'tensorflow', 'keras', 'torch'} & set(sys.modules)))"
+    heavy = {"tensorflow", "keras", "torch", "matplotlib.pyplot"}
+    code = f"import kbert, kbert.plots, sys; print(sorted({heavy} & set(sys.modules)))"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout.strip() == "[]", process.stderr
 
