@@ -341,6 +341,15 @@ class Config:
         """Name of the served model."""
         return self.export.name or Path(self.output or "model").resolve().name
 
+    @property
+    def run_name(self) -> str:
+        """Name and version of the served model, such as "sentiment-1".
+
+        TensorBoard shows the run under it, so that a run's curves and what is served of it are
+        found by one name.
+        """
+        return f"{self.export_name}-{self.export.version}"
+
 
 def parse(arguments: list[str] | None = None) -> Config:
     """The command line, with the YAML files it names, as a checked `Config`.

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,19 +16,24 @@ from tensorflow.core.protobuf import saved_model_pb2
 from kbert.certificate import PLACE, write_certificate
 from kbert.certify import ExportError, certify
 from kbert.errors import InputError
+from kbert.lineage import LINEAGE_PLACE, write_lineage
 from kbert.tasks.task import Signature, Task
 
 
-def export(model: keras.Model, task: Task, folder: Path, *, version: int) -> Path:
+def export(
+    model: keras.Model, task: Task, folder: Path, *, version: int, lineage: dict[str, Any]
+) -> Path:
     """Write FOLDER/VERSION, which appears only once it has passed its checks.
 
-    What it answered to the probe texts stands in its assets.extra/parity.json.
+    What it answered to the probe texts stands in its assets.extra/parity.json, what made it in
+    assets.extra/lineage.json.
 
     Args:
         model: Model of the task in float32.
         task: Brings the signatures.
         folder: The served model's base path.
         version: Its version number.
+        lineage: What made the model: `kbert.lineage.lineage`.
 
     Returns:
         The version's folder.
@@ -45,6 +51,7 @@ def export(model: keras.Model, task: Task, folder: Path, *, version: int) -> Pat
     beside = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
     try:
         _write(model, task, task.signatures(model), beside)
+        write_lineage(beside / LINEAGE_PLACE, lineage)
         check_ops(beside)
         write_certificate(beside / PLACE, certify(beside, model, task))
         os.chmod(beside, 0o755)

@@ -89,19 +89,29 @@ def export_untrained(checkpoint: Path, base: Path, *words: str, labels: tuple[st
     """A new model, its task, and the folder of its exported version 3 in a base folder."""
     from kbert.config import parse
     from kbert.export import export
+    from kbert.lineage import lineage
     from kbert.preprocessing import tokenizer_from_files
     from kbert.tasks import task_class
     from kbert.training import new_model
 
     files = ["--data.train", "none.csv", "--output", "none", "--model.checkpoint", str(checkpoint)]
-    config = parse([*files, *words])
+    config = parse([*files, "--export.name", base.name, "--export.version", "3", *words])
     counts = np.ones(len(labels), int)
     task = task_class(config.task.name)(config, tokenizer_from_files(checkpoint), labels, counts)
     model = new_model(task, checkpoint, config.model, config.train)
     generator = np.random.default_rng(1)
     for variable in model.layers[-1].weights:
         variable.assign(variable + generator.normal(0, 0.3, variable.shape))
-    return model, task, export(model, task, base, version=3)
+    made = lineage(
+        config,
+        data={"train": 64 * "0"},
+        rows={"train": 1},
+        checkpoint=checkpoint,
+        seed=0,
+        trial=None,
+        search=None,
+    )
+    return model, task, export(model, task, base, version=3, lineage=made)
 
 
 @pytest.fixture(scope="session")

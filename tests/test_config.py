@@ -21,7 +21,12 @@ def test_defaults_and_given_values() -> None:
     assert config.train.epochs == 4
     assert config.train.learning_rate == 5e-5
     assert config.data.text_columns == ["subject", "body"]
-    assert config.export_name == "a"
+    assert (config.export_name, config.run_name) == ("a", "a-1")
+
+
+def test_the_run_is_called_as_its_export() -> None:
+    config = parse([*NEEDED, "--export.name", "sentiment", "--export.version", "12"])
+    assert config.run_name == "sentiment-12"
 
 
 def test_yaml_then_command_line(tmp_path: Path) -> None:
