@@ -15,6 +15,7 @@ import numpy as np
 from kbert.batches import EncodedSplit, encode_split
 from kbert.config import Config
 from kbert.data import DataSet, read_dataset, require_files
+from kbert.lineage import data_digests
 from kbert.loading import resolve
 from kbert.preprocessing import (
     WordPieceTokenizer,
@@ -105,6 +106,8 @@ class Materials:
         self.kind = task_class(config.task.name)
         self._tokenizers: dict[tuple[str | None, str | None], WordPieceTokenizer] = {}
         self._encoded: dict[str, dict[str, EncodedSplit]] = {}
+        self.digests = data_digests(config.data)
+        """SHA-256 of each file, as it was before it was read."""
         self._tokenizer(config)  # a wrong checkpoint is noticed before the data is read
         self.dataset: DataSet = read_dataset(
             config.data, labelled=self.kind.labelled, seed=config.train.seed

@@ -25,7 +25,8 @@ from typing import Any
 import keras_tuner
 import numpy as np
 
-from kbert.search_space import OPTIONS, Dimension, Value, as_value
+from kbert.search_space import OPTIONS, Dimension, as_value
+from kbert.trials import Value
 from kbert.whole_files import written_whole
 
 DEFAULT = "kbert/default"

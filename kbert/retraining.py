@@ -11,7 +11,7 @@ from pathlib import Path
 
 import keras
 
-from kbert.config import Config
+from kbert.config import Config, as_yaml
 from kbert.evaluation import measure
 from kbert.experiment import Materials
 from kbert.monitor import TensorBoardMonitor
@@ -140,7 +140,9 @@ def _train_and_measure(
     callbacks: list = [ProgressReport(name, total_steps=experiment.total_steps)]
     if tensorboard is not None:
         every = config.monitor.every_steps
-        callbacks.append(TensorBoardMonitor(tensorboard, every_steps=every, options=""))
+        callbacks.append(
+            TensorBoardMonitor(tensorboard, every_steps=every, options=as_yaml(config))
+        )
     model = experiment.new_model()
     try:
         progress = experiment.train(model, folder=folder / "checkpoints", callbacks=callbacks)

@@ -130,9 +130,7 @@ def _is_finished(folder: Path, config: Config) -> bool:
     return (folder / "metrics.json").exists()
 
 
-def _check_experiments(
-    materials: Materials, config: Config, space: tuple[Dimension, ...]
-) -> None:
+def _check_experiments(materials: Materials, config: Config, space: tuple[Dimension, ...]) -> None:
     """Every checkpoint that a search may try is read, with the longest texts."""
     choices = {d.name: d for d in space}
     checkpoints = choices["checkpoint"].values if "checkpoint" in choices else ()
@@ -160,9 +158,7 @@ def _describe(materials: Materials, experiment: Experiment) -> None:
         print(f"exact duplicates: {counts}")
 
 
-def _work(
-    materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path
-) -> None:
+def _work(materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path) -> None:
     """Run trials for the chief, which does all that comes after them."""
     from kbert.search import search
 
@@ -279,6 +275,31 @@ def _export(materials: Materials, config: Config, trained: Trained, folder: Path
             print(f"exported, and answered as the model does in a fresh process: {exported}")
     if config.export.huggingface:
         _save_for_huggingface(trained.model, experiment.task, folder / "huggingface")
+
+
+def _lineage(materials: Materials, trained: Trained) -> dict[str, Any]:
+    experiment, search = trained.experiment, trained.search
+    return lineage(
+        experiment.config,
+        data=materials.digests,
+        rows={name: len(split) for name, split in experiment.splits.items()},
+        checkpoint=experiment.checkpoint,
+        seed=experiment.config.train.seed,
+        trial=None if search is None else search["winner"]["trial"],
+        search=None if search is None else _searched(search),
+    )
+
+
+def _searched(search: Mapping[str, Any]) -> dict[str, Any]:
+    """What the lineage tells of a search."""
+    winner = search["winner"]
+    return {
+        "objective": search["objective"],
+        "score": winner["score"],
+        "hyperparameters": winner["hyperparameters"],
+        "retrained_seeds": search["seeds"],
+        "exported_seed": search["exported_seed"],
+    }
 
 
 def _save_for_huggingface(model: keras.Model, task: Any, folder: Path) -> None:

@@ -20,17 +20,29 @@ import numpy as np
 import tensorflow as tf
 
 from kbert import oracles
-from kbert.config import Config
+from kbert.config import Config, as_yaml
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials
-from kbert.monitor import TensorBoardMonitor, TrialSession, describe_search
+from kbert.monitor import (
+    HyperparameterDescription,
+    TensorBoardMonitor,
+    describe_search,
+    end_trial,
+    start_trial,
+)
 from kbert.oracles import BEAT_SECONDS, DEFAULT, KeptOracle
-from kbert.search_space import Dimension, Value, combinations, values_of, with_values
+from kbert.search_space import (
+    Dimension,
+    as_value,
+    combinations,
+    values_of,
+    with_values,
+)
 from kbert.search_view import SearchView, trial_folder
 from kbert.terminal import TrialsReport
 from kbert.training import Interrupted, save_weights
 from kbert.trial_folder import TrialFolder
-from kbert.trials import Objective, Trial, ranked
+from kbert.trials import Objective, Trial, Value, ranked
 from kbert.workers import is_worker
 
 logger = logging.getLogger(__name__)
@@ -67,6 +79,7 @@ class TaskHyperModel(keras_tuner.HyperModel):
     Args:
         materials: Data, tokenised once for all trials.
         config: Options of the run.
+        space: What to try.
         objective: The figure that decides.
         folder: Where trials have their folders.
         tensorboard: Where their curves go, None for nowhere.
@@ -77,6 +90,7 @@ class TaskHyperModel(keras_tuner.HyperModel):
         self,
         materials: Materials,
         config: Config,
+        space: tuple[Dimension, ...],
         objective: Objective,
         *,
         folder: Path,
@@ -85,6 +99,7 @@ class TaskHyperModel(keras_tuner.HyperModel):
     ) -> None:
         super().__init__()
         self.materials = materials
+        self.space = space
         self.config = trial_config(config)
         self.objective = objective
         self.folder = folder
@@ -110,13 +125,11 @@ class TaskHyperModel(keras_tuner.HyperModel):
             folder.go_on_from(self.trial_folder(hp.values["tuner/trial_id"]))
         until = hp.values.get("tuner/epochs")
         callbacks: list[Any] = [_Owned(folder, token), _Shown(self.report, trial, experiment)]
-        if self.tensorboard is not None:
+        curves = self.curves(trial)
+        if curves is not None:
+            every = self.config.monitor.every_steps
             callbacks.append(
-                TensorBoardMonitor(
-                    self.tensorboard / "trials" / trial,
-                    every_steps=self.config.monitor.every_steps,
-                    options="",
-                )
+                TensorBoardMonitor(curves, every_steps=every, options=as_yaml(experiment.config))
             )
         try:
             progress = experiment.train(
@@ -148,6 +161,15 @@ class TaskHyperModel(keras_tuner.HyperModel):
         config = self.config if DEFAULT in values else with_values(self.config, values)
         experiment = self.materials.experiment(config)
         return experiment if self.rows is None else experiment.take(self.rows)
+
+    def shown_values(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """The hyper-parameters of a trial as tables show them."""
+        chosen = values_of(self.config, self.space) if DEFAULT in values else values
+        return {d.name: as_value(d.name, chosen[d.name]) for d in self.space if d.name in chosen}
+
+    def curves(self, trial: str) -> Path | None:
+        """Where TensorBoard looks for a trial."""
+        return None if self.tensorboard is None else self.tensorboard / "trials" / trial
 
     def trial_folder(self, trial: str) -> TrialFolder:
         """Where a trial keeps what it needs."""
@@ -207,7 +229,9 @@ class SearchTuner(keras_tuner.engine.base_tuner.BaseTuner):
 
     def _train(self, trial: Any, folder: TrialFolder) -> None:
         hypermodel, hp = self.hypermodel, trial.hyperparameters
-        session = _session(hypermodel, trial)
+        curves = hypermodel.curves(trial.trial_id)
+        if curves is not None:
+            start_trial(curves, f"trial {trial.trial_id}", hypermodel.shown_values(hp.values))
         began = time.monotonic()
         try:
             figures = hypermodel.fit(hp, hypermodel.build(hp), trial=trial.trial_id)
@@ -226,11 +250,11 @@ class SearchTuner(keras_tuner.engine.base_tuner.BaseTuner):
                 {"status": "failed", "reason": _reason(error), "epochs": 0, "seconds": seconds}
             )
             folder.drop_checkpoints()
-            if session is not None:
-                session.end("failed", figures={})
+            if curves is not None:
+                end_trial(curves, "failed")
         else:
-            if session is not None:
-                session.end("completed", figures=figures)
+            if curves is not None:
+                end_trial(curves, "completed", figures=_without_prefix(figures))
         finally:
             # a model and its functions refer to each other
             keras.utils.clear_session()
@@ -269,8 +293,9 @@ def search(
     objective = objective_of(experiment)
     report = TrialsReport(objective, [dimension.name for dimension in space])
     hypermodel = TaskHyperModel(
-        materials, config, objective, folder=folder, tensorboard=tensorboard, report=report
-    )
+        materials, config, space, objective,
+        folder=folder, tensorboard=tensorboard, report=report,
+    )  # fmt: skip
     oracle = _new_oracle(config, space, objective)
     tuner = SearchTuner(oracle, hypermodel, folder=folder)
     view = SearchView(
@@ -281,7 +306,8 @@ def search(
         if config.search.tuner == "grid" and not oracle.trials:
             _tell_time_of_grid(hypermodel, oracle.combinations)
         if tensorboard is not None:
-            describe_search(tensorboard, _descriptions(space), [objective.metric])
+            metrics = [objective.metric.removeprefix("val_")]
+            describe_search(tensorboard, [_description(d) for d in space], metrics)
         oracle.on_change = view.update
         view.update()
     try:
@@ -414,6 +440,21 @@ def _tell_time_of_grid(hypermodel: TaskHyperModel, grid: Sequence[Mapping[str, V
     )
     keras.utils.clear_session()
     gc.collect()
+
+
+def _description(dimension: Dimension) -> HyperparameterDescription:
+    if dimension.values:
+        return HyperparameterDescription(dimension.name, values=dimension.values)
+    return HyperparameterDescription(
+        dimension.name,
+        minimum=dimension.minimum,
+        maximum=dimension.maximum,
+        is_integer=dimension.type is int,
+    )
+
+
+def _without_prefix(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("val_"): value for name, value in figures.items()}
 
 
 def _outcome(

@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 from kbert.config import Config
 from kbert.errors import InputError
-
-Value = int | float | str
+from kbert.trials import Value
 
 # hyper-parameter -> the option that it stands for, and its type
 OPTIONS: dict[str, tuple[str, type]] = {
