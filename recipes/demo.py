@@ -58,8 +58,9 @@ def train_command(checkpoint: Path) -> list[str]:
         "--search.trials": "2",
         "--search.epochs": "1",
         "--search.fraction": "0.5",
-        "--search.learning_rate": "[2.0e-4, 3.0e-4]",
-        "--search.batch_size": "[16, 32]",
+        "--search.seeds": "1",
+        "--search.space.learning_rate": "[2.0e-4, 3.0e-4]",
+        "--search.space.batch_size": "[16, 32]",
         "--export.name": NAME,
         "--output": str(OUTPUT),
     }
