@@ -24,13 +24,13 @@ from kbert.config import EncoderConfig, ModelOptions, TrainOptions
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
 from kbert.loading import load_checkpoint_weights, read_encoder_config
+from kbert.optimizers import new_optimizer
 from kbert.tasks.task import Task
 from kbert.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
-UNDECAYED = ("bias", "output_bias", "gamma", "beta")  # biases and LayerNorm
 POLICIES = {
     "float32": "float32",
     "bfloat16": "mixed_bfloat16",
@@ -67,38 +67,6 @@ class Progress:
     def examples_per_second(self) -> float:
         """Training rows a second; 0 before two steps are done."""
         return self.examples / self.seconds if self.seconds else 0.0
-
-
-@keras.saving.register_keras_serializable(package="kbert")
-class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate that rises linearly to its peak, then falls linearly to zero.
-
-    As HuggingFace's get_linear_schedule_with_warmup.
-
-    Args:
-        peak: Learning rate at the end of the warm-up.
-        warmup_steps: Steps of the warm-up.
-        total_steps: Steps of the whole run.
-    """
-
-    def __init__(self, peak: float, *, warmup_steps: int, total_steps: int) -> None:
-        super().__init__()
-        self.peak = peak
-        self.warmup_steps = warmup_steps
-        self.total_steps = total_steps
-
-    def __call__(self, step):
-        step = keras.ops.cast(step, "float32")
-        rising = step / self.warmup_steps if self.warmup_steps else 1.0
-        falling = (self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
-        return self.peak * keras.ops.clip(keras.ops.minimum(rising, falling), 0.0, 1.0)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "peak": self.peak,
-            "warmup_steps": self.warmup_steps,
-            "total_steps": self.total_steps,
-        }
 
 
 def new_model(
@@ -144,33 +112,6 @@ def _encoder_config(task: Task, checkpoint: Path | None, options: ModelOptions) 
     if options.dropout is None:
         return config
     return dataclasses.replace(config, dropout=options.dropout, attention_dropout=options.dropout)
-
-
-def new_optimizer(
-    options: TrainOptions, *, total_steps: int, variables: list[keras.Variable]
-) -> keras.optimizers.Optimizer:
-    """AdamW with clipping; no weight decay on biases and LayerNorm.
-
-    Args:
-        options: Rates and norms.
-        total_steps: Steps of the whole run, for the schedule.
-        variables: What will be trained.
-    """
-    schedule = WarmupLinear(
-        options.learning_rate,
-        warmup_steps=math.ceil(options.warmup * total_steps),
-        total_steps=total_steps,
-    )
-    optimizer = keras.optimizers.AdamW(
-        schedule,
-        weight_decay=options.weight_decay,
-        epsilon=1e-8,
-        global_clipnorm=options.clip_norm or None,
-        name="adamw",
-    )
-    undecayed = [v for v in variables if v.path.split("/")[-1] in UNDECAYED]
-    optimizer.exclude_from_weight_decay(var_list=undecayed)
-    return optimizer
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""Schedule, optimizer, exact resume, early stopping."""
+"""Exact resume, early stopping."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks import task_class
 from kbert.training import (
     Interrupted,
-    WarmupLinear,
     fit,
     latest_checkpoint,
     new_model,
-    new_optimizer,
     read_progress,
 )
 
@@ -41,15 +39,17 @@ class Setting:
             for name, split in dataset.splits.items()
         }
 
+    def new_model(self) -> keras.Model:
+        return new_model(self.task, self.checkpoint, self.config.model, self.config.train)
+
     def train(self, folder: Path | None, *callbacks: keras.callbacks.Callback):
-        options = self.config.train
-        model = new_model(self.task, self.checkpoint, self.config.model, options)
+        model = self.new_model()
         progress = fit(
             model,
             self.task,
             self.splits["train"],
             self.splits["validation"],
-            options,
+            self.config.train,
             folder=folder,
             callbacks=list(callbacks),
         )
@@ -180,59 +180,3 @@ def test_max_length_over_positions(tiny_options: list[str], tiny_checkpoint: Pat
     setting = Setting([*tiny_options, "--data.max_length", "34"], tiny_checkpoint)
     with pytest.raises(InputError, match="data.max_length 34 is over the 33 positions"):
         setting.train(None)
-
-
-def test_schedule_is_huggingfaces() -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    theirs = transformers.get_linear_schedule_with_warmup(optimizer, 3, 11)
-    ours = WarmupLinear(0.5, warmup_steps=3, total_steps=11)
-    for step in range(12):
-        assert float(ours(step)) == pytest.approx(theirs.get_last_lr()[0], abs=1e-7)
-        optimizer.step()
-        theirs.step()
-
-
-def test_only_matrices_decay(tiny_options: list[str], tiny_checkpoint: Path) -> None:
-    words = ["--task", "masked_lm", "--train.warmup", "0", "--train.weight_decay", "0.5"]
-    setting = Setting([*tiny_options, *words], tiny_checkpoint)
-    options = setting.config.train
-    model = new_model(setting.task, tiny_checkpoint, setting.config.model, options)
-    variables = model.trainable_variables
-    for variable in variables:
-        variable.assign(variable + 1.0)  # new biases are 0, which no decay changes
-    before = [variable.numpy() for variable in variables]
-    optimizer = new_optimizer(options, total_steps=2, variables=variables)
-    optimizer.apply([keras.ops.zeros_like(variable) for variable in variables], variables)
-    for variable, old in zip(variables, before, strict=True):
-        is_matrix = variable.path.endswith(("kernel", "embeddings"))
-        assert np.array_equal(variable.numpy(), old) != is_matrix, variable.path
-
-
-def test_optimizer_is_torchs_adamw() -> None:
-    torch = pytest.importorskip("torch")
-    options = parse(
-        ["--data.train", "a", "--model.vocab", "v", "--output", "o", "--train.weight_decay", "0.1",
-         "--train.warmup", "0", "--train.learning_rate", "0.05", "--train.clip_norm", "0"]
-    ).train  # fmt: skip
-    kernel = keras.Variable([[1.0, -2.0]], name="kernel")
-    bias = keras.Variable([0.5, 3.0], name="bias")
-    ours = new_optimizer(options, total_steps=10, variables=[kernel, bias])
-    weights = [torch.nn.Parameter(torch.tensor(v.numpy())) for v in (kernel, bias)]
-    groups = [
-        {"params": weights[:1], "weight_decay": 0.1},
-        {"params": weights[1:], "weight_decay": 0.0},
-    ]
-    theirs = torch.optim.AdamW(groups, lr=0.05)
-    generator = np.random.default_rng(0)
-    for step in range(5):
-        gradients = [generator.normal(size=v.shape).astype("float32") for v in (kernel, bias)]
-        ours.apply([keras.ops.convert_to_tensor(g) for g in gradients], [kernel, bias])
-        for group in theirs.param_groups:
-            group["lr"] = 0.05 * (10 - step) / 10
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = torch.tensor(gradient)
-        theirs.step()
-    for variable, weight in zip((kernel, bias), weights, strict=True):
-        np.testing.assert_allclose(variable.numpy(), weight.detach().numpy(), atol=1e-6)
