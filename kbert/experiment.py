@@ -24,7 +24,7 @@ from kbert.preprocessing import (
 )
 from kbert.tasks import task_class
 from kbert.tasks.task import Task
-from kbert.training import Progress, copy_weights, fit, new_model
+from kbert.training import Progress, copy_weights, fit, model_config, new_model
 
 SMOKE_ROWS = 64
 
@@ -45,6 +45,10 @@ class Experiment:
         """Steps of the whole training."""
         train = self.config.train
         return math.ceil(len(self.splits["train"]) / train.batch_size) * train.epochs
+
+    def check(self) -> None:
+        """InputError if there is no such model: too few positions or blocks."""
+        model_config(self.task, self.checkpoint, self.config.model, self.config.train)
 
     def new_model(self) -> keras.Model:
         """The task's model as training starts with it."""

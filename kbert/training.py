@@ -1,4 +1,4 @@
-"""Fit a task's model: AdamW with warm-up, an epoch after the other, exact resume."""
+"""Fit a task's model: an epoch after the other, exact resume, early stopping."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from kbert.config import EncoderConfig, ModelOptions, TrainOptions
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
 from kbert.loading import load_checkpoint_weights, read_encoder_config
+from kbert.optimizers import EMBEDDINGS, new_optimizer
 from kbert.tasks.task import Task
 from kbert.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
-UNDECAYED = ("bias", "output_bias", "gamma", "beta")  # biases and LayerNorm
 POLICIES = {
     "float32": "float32",
     "bfloat16": "mixed_bfloat16",
@@ -40,6 +40,10 @@ POLICIES = {
 
 class Interrupted(Exception):
     """The run was asked to stop, and its state is in a checkpoint."""
+
+
+class Diverged(InputError):
+    """Loss or weights are no numbers any more; the checkpoint before is still there."""
 
 
 @dataclass
@@ -62,43 +66,17 @@ class Progress:
     """Rows of the steps that were timed (the first one of a process traces and is not)."""
     seconds: float = 0.0
     """Time of these steps."""
+    elapsed: float = 0.0
+    """Seconds inside `fit`, validation and checkpoints included, of all processes of the run."""
 
     @property
     def examples_per_second(self) -> float:
         """Training rows a second; 0 before two steps are done."""
         return self.examples / self.seconds if self.seconds else 0.0
 
-
-@keras.saving.register_keras_serializable(package="kbert")
-class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate that rises linearly to its peak, then falls linearly to zero.
-
-    As HuggingFace's get_linear_schedule_with_warmup.
-
-    Args:
-        peak: Learning rate at the end of the warm-up.
-        warmup_steps: Steps of the warm-up.
-        total_steps: Steps of the whole run.
-    """
-
-    def __init__(self, peak: float, *, warmup_steps: int, total_steps: int) -> None:
-        super().__init__()
-        self.peak = peak
-        self.warmup_steps = warmup_steps
-        self.total_steps = total_steps
-
-    def __call__(self, step):
-        step = keras.ops.cast(step, "float32")
-        rising = step / self.warmup_steps if self.warmup_steps else 1.0
-        falling = (self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
-        return self.peak * keras.ops.clip(keras.ops.minimum(rising, falling), 0.0, 1.0)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "peak": self.peak,
-            "warmup_steps": self.warmup_steps,
-            "total_steps": self.total_steps,
-        }
+    def figures(self, options: TrainOptions) -> dict[str, float]:
+        """Figures of the epoch whose weights `fit` leaves in the model."""
+        return self.history[self.best_epoch if _keeps_best(options) else -1]
 
 
 def new_model(
@@ -110,10 +88,11 @@ def new_model(
         task: Brings head and vocabulary.
         checkpoint: Folder in HuggingFace layout; None for a model from scratch.
         options: Sizes of a model from scratch, and dropout.
-        train: Precision and seed.
+        train: Precision, seed and what is frozen.
 
     Raises:
-        InputError: max_length is over the checkpoint's positions, or its weights do not fit.
+        InputError: max_length is over the checkpoint's positions, or its weights do not fit, or
+            there are fewer blocks than frozen_layers.
     """
     keras.utils.set_random_seed(train.seed)
     config = _encoder_config(task, checkpoint, options)
@@ -122,10 +101,20 @@ def new_model(
             f"data.max_length {task.max_length} is over the {config.max_sequence_length} "
             f"positions that {checkpoint} has."
         )
+    if train.frozen_layers > config.num_layers:
+        raise InputError(
+            f"train.frozen_layers {train.frozen_layers} is over the {config.num_layers} blocks "
+            "of the model."
+        )
     dtype = POLICIES[train.precision]
-    model = task.build_model(build_encoder(config, dtype=dtype), config, dtype=dtype)
+    encoder = build_encoder(config, dtype=dtype)
+    model = task.build_model(encoder, config, dtype=dtype)
     if checkpoint is not None:
         load_checkpoint_weights(model, checkpoint)
+    if train.frozen_layers:
+        blocks = [f"transformer_layer_{index}" for index in range(train.frozen_layers)]
+        for name in (*EMBEDDINGS, *blocks):
+            encoder.get_layer(name).trainable = False
     return model
 
 
@@ -146,33 +135,6 @@ def _encoder_config(task: Task, checkpoint: Path | None, options: ModelOptions) 
     return dataclasses.replace(config, dropout=options.dropout, attention_dropout=options.dropout)
 
 
-def new_optimizer(
-    options: TrainOptions, *, total_steps: int, variables: list[keras.Variable]
-) -> keras.optimizers.Optimizer:
-    """AdamW with clipping; no weight decay on biases and LayerNorm.
-
-    Args:
-        options: Rates and norms.
-        total_steps: Steps of the whole run, for the schedule.
-        variables: What will be trained.
-    """
-    schedule = WarmupLinear(
-        options.learning_rate,
-        warmup_steps=math.ceil(options.warmup * total_steps),
-        total_steps=total_steps,
-    )
-    optimizer = keras.optimizers.AdamW(
-        schedule,
-        weight_decay=options.weight_decay,
-        epsilon=1e-8,
-        global_clipnorm=options.clip_norm or None,
-        name="adamw",
-    )
-    undecayed = [v for v in variables if v.path.split("/")[-1] in UNDECAYED]
-    optimizer.exclude_from_weight_decay(var_list=undecayed)
-    return optimizer
-
-
 def fit(
     model: keras.Model,
     task: Task,
@@ -182,8 +144,12 @@ def fit(
     *,
     folder: Path | None,
     callbacks: list[keras.callbacks.Callback],
+    until_epoch: int | None = None,
 ) -> Progress:
     """Train a model; at the end it has the weights of the last, or the best, epoch.
+
+    A run that stops at `until_epoch` and goes on from its folder later, in another process if need
+    be, ends with the same numbers as one that never stopped.
 
     Args:
         model: Model of the task, not compiled.
@@ -193,11 +159,15 @@ def fit(
         options: How.
         folder: Where checkpoints are, and where the run goes on from; None for none.
         callbacks: What else looks on.
+        until_epoch: Number of finished epochs, at least 1, after which to stop; the learning
+            rate's schedule spans all of options.epochs whatever it is. None for all of them.
 
     Raises:
         InputError: best_metric or patience without a validation split or with an unknown metric.
         Interrupted: SIGINT came, and the checkpoint is written.
+        Diverged: the loss, or a weight, became infinite or nan; no checkpoint has that state.
     """
+    began = time.perf_counter()
     steps = math.ceil(len(train) / options.batch_size)
     _compile(model, task, options, total_steps=steps * options.epochs)
     _check_best_metric(model, task, validation, options)
@@ -212,9 +182,18 @@ def fit(
     seen = None
     if validation is not None:
         seen = evaluation_batches(validation, task, batch_size=EVALUATION_BATCH_SIZE)
+    last = options.epochs if until_epoch is None else min(until_epoch, options.epochs)
     with _stop_on_signals() as asked:
-        keeper = _Keeper(progress, options, folder=folder, restore=state, asked=asked, steps=steps)
-        while progress.epoch < options.epochs and not progress.stopped:
+        keeper = _Keeper(
+            progress,
+            options,
+            folder=folder,
+            restore=state,
+            asked=asked,
+            steps=steps,
+            began=began,
+        )
+        while progress.epoch < last and not progress.stopped:
             batches = training_batches(
                 train,
                 task,
@@ -233,8 +212,7 @@ def fit(
                 shuffle=False,  # the batches are ordered already
                 verbose=0,
             )
-    if options.best_metric or options.patience:
-        keeper.restore_best(model)
+    keeper.finish(model)
     return progress
 
 
@@ -279,6 +257,7 @@ class _Keeper(keras.callbacks.Callback):
         restore: Path | None,
         asked: list[int],
         steps: int,
+        began: float,
     ) -> None:
         super().__init__()
         self.progress = progress
@@ -287,6 +266,7 @@ class _Keeper(keras.callbacks.Callback):
         self.pending = restore
         self.asked = asked
         self.steps = steps
+        self.counted = began
         self.metric = f"val_{(options.best_metric or 'loss').removeprefix('val_')}"
         self.best_weights: list[np.ndarray] | None = None
         self.last_time: float | None = None
@@ -306,18 +286,23 @@ class _Keeper(keras.callbacks.Callback):
             self.progress.seconds += now - self.last_time
             self.progress.examples += self.options.batch_size
         self.last_time = now
+        loss = float((logs or {}).get("loss", 0.0))  # a mean over the epoch: nan stays in it
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss} at")
 
     def after_batch(self) -> None:
         """Once every other callback has seen the batch."""
         if self.progress.step == self.steps:  # the end of the epoch saves
             return
         if self.asked or self.progress.step % self.options.checkpoint_steps == 0:
+            self._check_weights()
             self.save()
             self.last_time = time.perf_counter()
         self._leave_if_asked()
 
     def after_epoch(self, logs: dict[str, float]) -> None:
         """Once every other callback has seen the epoch."""
+        self._check_weights()
         progress = self.progress
         progress.history.append({name: float(value) for name, value in logs.items()})
         if self.metric in logs and self._is_better(float(logs[self.metric])):
@@ -331,6 +316,19 @@ class _Keeper(keras.callbacks.Callback):
         self.save()
         self._leave_if_asked()
 
+    def _check_weights(self) -> None:
+        """A step's loss is of the weights before it; what is written are those after it."""
+        for variable in self.model.trainable_variables:
+            if not np.isfinite(variable.numpy()).all():
+                raise self._diverged("the weights are not finite after")
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
+            f"training diverged: {what} step {self.progress.step} of epoch "
+            f"{self.progress.epoch + 1} (train.learning_rate {self.options.learning_rate:g}): "
+            "lower the rate, or raise train.warmup."
+        )
+
     def _leave_if_asked(self) -> None:
         if self.asked:
             raise Interrupted(str(self.folder or "no checkpoint folder"))
@@ -339,6 +337,7 @@ class _Keeper(keras.callbacks.Callback):
         """Write a checkpoint, and drop the ones before it."""
         if self.folder is None:
             return
+        self._count_time()
         total = int(self.model.optimizer.iterations)
         path = self.folder / f"step-{total:09d}.safetensors"
         older = set(self.folder.glob("step-*.safetensors")) - {path}
@@ -347,12 +346,21 @@ class _Keeper(keras.callbacks.Callback):
         for old in older:
             old.unlink()
 
-    def restore_best(self, model: keras.Model) -> None:
-        """Give the model the weights of its best epoch."""
-        if self.folder is not None:
-            load_weights(model, self.folder / "best.safetensors")
-        elif self.best_weights is not None:
-            model.set_weights(self.best_weights)
+    def finish(self, model: keras.Model) -> None:
+        """Give the model the weights that it ends with, those of its last or of its best epoch."""
+        if self.pending is not None:  # there was nothing left to train
+            _restore_variables(model, self.pending)
+        if _keeps_best(self.options):
+            if self.folder is not None:
+                load_weights(model, self.folder / "best.safetensors")
+            elif self.best_weights is not None:
+                model.set_weights(self.best_weights)
+        self._count_time()
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.progress.elapsed += now - self.counted
+        self.counted = now
 
     def _is_better(self, value: float) -> bool:
         best = self.progress.best_value
@@ -362,7 +370,7 @@ class _Keeper(keras.callbacks.Callback):
         return value < best if smaller_is_better else value > best
 
     def _keep_best(self) -> None:
-        if not (self.options.best_metric or self.options.patience):
+        if not _keeps_best(self.options):
             return
         if self.folder is None:
             self.best_weights = self.model.get_weights()
@@ -389,10 +397,15 @@ def _compile(model: keras.Model, task: Task, options: TrainOptions, *, total_ste
     model.compile(optimizer, loss=task.loss(), jit_compile=options.xla, **task.metrics())
 
 
+def _keeps_best(options: TrainOptions) -> bool:
+    """Whether a run ends with the weights of its best epoch, not of its last."""
+    return bool(options.best_metric or options.patience)
+
+
 def _check_best_metric(
     model: keras.Model, task: Task, validation: EncodedSplit | None, options: TrainOptions
 ) -> None:
-    if not (options.best_metric or options.patience):
+    if not _keeps_best(options):
         return
     option = "train.best_metric" if options.best_metric else "train.patience"
     if validation is None:

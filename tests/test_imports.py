@@ -59,7 +59,8 @@ LEVELS = {
     "session_check": set(),
     "huggingface_check": set(),
     "verify": {"answers", "certificate", "fresh_process", *GROUND},
-    "training": {"batches", "tasks.task", "config", "encoder", "loading", *GROUND},
+    "optimizers": {"config"},
+    "training": {"batches", "tasks.task", "config", "encoder", "loading", "optimizers", *GROUND},
     "search": {"batches", "training", "tasks.task", "config", *GROUND},
 }
 # what no module imports, but for these: verify asks servers, and huggingface_check is a script

@@ -1,13 +1,16 @@
-"""Schedule, optimizer, exact resume, early stopping."""
+"""Exact resume, early stopping, frozen layers, divergence."""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from kbert.batches import encode_split
 from kbert.config import parse
@@ -16,14 +19,22 @@ from kbert.errors import InputError
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks import task_class
 from kbert.training import (
+    Diverged,
     Interrupted,
-    WarmupLinear,
     fit,
     latest_checkpoint,
     new_model,
-    new_optimizer,
     read_progress,
 )
+
+LAYERS_IN_FLOAT16 = [
+    "--train.frozen_layers",
+    "1",
+    "--train.layer_decay",
+    "0.5",
+    "--train.precision",
+    "float16",
+]
 
 
 class Setting:
@@ -41,17 +52,25 @@ class Setting:
             for name, split in dataset.splits.items()
         }
 
-    def train(self, folder: Path | None, *callbacks: keras.callbacks.Callback):
-        options = self.config.train
-        model = new_model(self.task, self.checkpoint, self.config.model, options)
+    def new_model(self) -> keras.Model:
+        return new_model(self.task, self.checkpoint, self.config.model, self.config.train)
+
+    def train(
+        self,
+        folder: Path | None,
+        *callbacks: keras.callbacks.Callback,
+        until_epoch: int | None = None,
+    ):
+        model = self.new_model()
         progress = fit(
             model,
             self.task,
             self.splits["train"],
             self.splits["validation"],
-            options,
+            self.config.train,
             folder=folder,
             callbacks=list(callbacks),
+            until_epoch=until_epoch,
         )
         return model, progress
 
@@ -68,21 +87,42 @@ class Stop(keras.callbacks.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+class Spoil(keras.callbacks.Callback):
+    """Makes a weight infinite after a number of steps, as a rate that is far too high does."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.step:
+            variable = self.model.trainable_variables[-1]
+            variable.assign(variable + np.inf)
+
+
 def assert_same_weights(ours: keras.Model, theirs: keras.Model) -> None:
     for left, right in zip(ours.weights, theirs.weights, strict=True):
         np.testing.assert_array_equal(left.numpy(), right.numpy(), err_msg=left.path)
 
 
-@pytest.mark.parametrize(("task", "steps"), [("classification", (4, 11, 13)), ("masked_lm", (15,))])
+@pytest.mark.parametrize(
+    ("task", "steps", "more"),
+    [
+        ("classification", (4, 11, 13), []),
+        ("masked_lm", (15,), []),
+        ("classification", (13,), LAYERS_IN_FLOAT16),
+    ],
+)
 def test_stopped_and_resumed_is_the_same_to_the_bit(
     tiny_options: list[str],
     tiny_checkpoint: Path,
     tmp_path: Path,
     task: str,
     steps: tuple[int, ...],
+    more: list[str],
 ) -> None:
     """Stopped in mid-epoch, at its end and again in the next; eleven steps an epoch."""
-    words = [*tiny_options, "--task", task, "--train.best_metric", "loss"]
+    words = [*tiny_options, "--task", task, "--train.best_metric", "loss", *more]
     setting = Setting(words, tiny_checkpoint)
     whole, progress = setting.train(tmp_path / "whole")
     for step in steps:
@@ -93,6 +133,58 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
     assert_same_weights(whole, resumed)
     assert resumed_progress.history == progress.history
     assert resumed_progress.best_epoch == progress.best_epoch
+
+
+def test_in_parts_by_epochs_is_the_same_to_the_bit(
+    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """As a search does that goes on with the best of its trials; the best epoch is the first."""
+    words = ["--train.epochs", "3", "--train.best_metric", "accuracy"]
+    setting = Setting([*tiny_options, *words, "--train.learning_rate", "1e-6"], tiny_checkpoint)
+    whole, progress = setting.train(tmp_path / "whole")
+    _, first = setting.train(tmp_path / "parts", until_epoch=1)
+    assert first.epoch == len(first.history) == 1
+    assert latest_checkpoint(tmp_path / "parts").name == "step-000000011.safetensors"
+    parts, second = setting.train(tmp_path / "parts", until_epoch=7)  # there are but 3
+    assert second.history == progress.history
+    assert second.elapsed > first.elapsed
+    assert_same_weights(whole, parts)
+    ends = [latest_checkpoint(tmp_path / name) for name in ("whole", "parts")]
+    tensors = [safetensors.numpy.load_file(end) for end in ends]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, tensor in tensors[0].items():
+        np.testing.assert_array_equal(tensor, tensors[1][name], err_msg=name)
+
+
+def test_nothing_left_to_train(
+    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A run that was killed after its last epoch has the weights of it."""
+    setting = Setting(tiny_options, tiny_checkpoint)
+    trained, _ = setting.train(tmp_path / "checkpoints")
+    again, progress = setting.train(tmp_path / "checkpoints")
+    assert_same_weights(trained, again)
+    assert progress.epoch == 2
+
+
+def test_progress_has_time_and_figures(
+    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    setting = Setting(tiny_options, tiny_checkpoint)
+    began = time.perf_counter()
+    with pytest.raises(Interrupted):
+        setting.train(tmp_path / "checkpoints", Stop(4))
+    stopped = read_progress(latest_checkpoint(tmp_path / "checkpoints"))
+    time.sleep(0.5)  # no time of the run
+    _, progress = setting.train(tmp_path / "checkpoints")
+    passed = time.perf_counter() - began
+    assert progress.seconds < progress.elapsed < passed - 0.5
+    assert 0 < stopped.elapsed < progress.elapsed
+    assert progress.figures(setting.config.train) is progress.history[1]
+    progress.best_epoch = 0
+    for name, value in (("best_metric", "loss"), ("patience", 1)):
+        options = dataclasses.replace(setting.config.train, **{name: value})
+        assert progress.figures(options) is progress.history[0]
 
 
 def test_a_seed_repeats_a_run(tiny_options: list[str], tiny_checkpoint: Path) -> None:
@@ -168,6 +260,64 @@ def test_best_metric_that_cannot_be(
         setting.train(None)
 
 
+@pytest.mark.parametrize(
+    ("step", "message", "newest"),
+    [
+        (9, "the weights are not finite after step 9 of epoch 1", 6),  # a checkpoint is due
+        (11, "the weights are not finite after step 11 of epoch 1", 9),  # the end of the epoch
+        (12, "the loss is nan at step 2 of epoch 2", 11),
+    ],
+)
+def test_divergence_leaves_the_checkpoint_before(
+    tiny_options: list[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    step: int,
+    message: str,
+    newest: int,
+) -> None:
+    words = ["--train.checkpoint_steps", "3", "--train.best_metric", "loss"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    with pytest.raises(Diverged) as caught:
+        setting.train(tmp_path / "checkpoints", Spoil(step))
+    end = "(train.learning_rate 0.001): lower the rate, or raise train.warmup."
+    assert str(caught.value) == f"training diverged: {message} {end}"
+    best = ["best.safetensors"] if newest == 11 else []
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [*best, f"step-{newest:09d}.safetensors"]
+    for path in (tmp_path / "checkpoints").iterdir():
+        for name, tensor in safetensors.numpy.load_file(path).items():
+            assert np.isfinite(tensor).all(), name
+
+
+@pytest.mark.parametrize(
+    ("task", "frozen"),
+    [("classification", 1), ("classification", 2), ("masked_lm", 1), ("masked_lm", 0)],
+)
+def test_frozen_layers(
+    tiny_options: list[str], tiny_checkpoint: Path, task: str, frozen: int
+) -> None:
+    """The decoder of masked_lm is the token embedding: it is frozen there as well."""
+    words = ["--task", task, "--train.frozen_layers", str(frozen), "--train.epochs", "1"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    before = {variable.path: variable.numpy() for variable in setting.new_model().weights}
+    model, _ = setting.train(None)
+    still = ("token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm")
+    blocks = tuple(f"transformer_layer_{index}" for index in range(frozen))
+    still = (*still, *blocks) if frozen else ()
+    still = (*still, "pooler") if task == "masked_lm" else still
+    assert len(before) == len(model.weights)
+    for variable in model.weights:
+        is_same = np.array_equal(variable.numpy(), before[variable.path])
+        assert is_same == variable.path.startswith(still), variable.path
+
+
+def test_more_frozen_layers_than_there_are(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    setting = Setting([*tiny_options, "--train.frozen_layers", "3"], tiny_checkpoint)
+    with pytest.raises(InputError, match=r"train.frozen_layers 3 is over the 2 blocks of the mod"):
+        setting.new_model()
+
+
 def test_precision_keeps_float32_variables(tiny_options: list[str], tiny_checkpoint: Path) -> None:
     setting = Setting([*tiny_options, "--train.precision", "bfloat16"], tiny_checkpoint)
     model, progress = setting.train(None)
@@ -180,59 +330,3 @@ def test_max_length_over_positions(tiny_options: list[str], tiny_checkpoint: Pat
     setting = Setting([*tiny_options, "--data.max_length", "34"], tiny_checkpoint)
     with pytest.raises(InputError, match="data.max_length 34 is over the 33 positions"):
         setting.train(None)
-
-
-def test_schedule_is_huggingfaces() -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    theirs = transformers.get_linear_schedule_with_warmup(optimizer, 3, 11)
-    ours = WarmupLinear(0.5, warmup_steps=3, total_steps=11)
-    for step in range(12):
-        assert float(ours(step)) == pytest.approx(theirs.get_last_lr()[0], abs=1e-7)
-        optimizer.step()
-        theirs.step()
-
-
-def test_only_matrices_decay(tiny_options: list[str], tiny_checkpoint: Path) -> None:
-    words = ["--task", "masked_lm", "--train.warmup", "0", "--train.weight_decay", "0.5"]
-    setting = Setting([*tiny_options, *words], tiny_checkpoint)
-    options = setting.config.train
-    model = new_model(setting.task, tiny_checkpoint, setting.config.model, options)
-    variables = model.trainable_variables
-    for variable in variables:
-        variable.assign(variable + 1.0)  # new biases are 0, which no decay changes
-    before = [variable.numpy() for variable in variables]
-    optimizer = new_optimizer(options, total_steps=2, variables=variables)
-    optimizer.apply([keras.ops.zeros_like(variable) for variable in variables], variables)
-    for variable, old in zip(variables, before, strict=True):
-        is_matrix = variable.path.endswith(("kernel", "embeddings"))
-        assert np.array_equal(variable.numpy(), old) != is_matrix, variable.path
-
-
-def test_optimizer_is_torchs_adamw() -> None:
-    torch = pytest.importorskip("torch")
-    options = parse(
-        ["--data.train", "a", "--model.vocab", "v", "--output", "o", "--train.weight_decay", "0.1",
-         "--train.warmup", "0", "--train.learning_rate", "0.05", "--train.clip_norm", "0"]
-    ).train  # fmt: skip
-    kernel = keras.Variable([[1.0, -2.0]], name="kernel")
-    bias = keras.Variable([0.5, 3.0], name="bias")
-    ours = new_optimizer(options, total_steps=10, variables=[kernel, bias])
-    weights = [torch.nn.Parameter(torch.tensor(v.numpy())) for v in (kernel, bias)]
-    groups = [
-        {"params": weights[:1], "weight_decay": 0.1},
-        {"params": weights[1:], "weight_decay": 0.0},
-    ]
-    theirs = torch.optim.AdamW(groups, lr=0.05)
-    generator = np.random.default_rng(0)
-    for step in range(5):
-        gradients = [generator.normal(size=v.shape).astype("float32") for v in (kernel, bias)]
-        ours.apply([keras.ops.convert_to_tensor(g) for g in gradients], [kernel, bias])
-        for group in theirs.param_groups:
-            group["lr"] = 0.05 * (10 - step) / 10
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = torch.tensor(gradient)
-        theirs.step()
-    for variable, weight in zip((kernel, bias), weights, strict=True):
-        np.testing.assert_allclose(variable.numpy(), weight.detach().numpy(), atol=1e-6)

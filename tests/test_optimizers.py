@@ -1,0 +1,172 @@
+"""Schedule, AdamW, a rate for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training import Setting
+
+from kbert.config import TrainOptions
+from kbert.optimizers import LayerwiseAdamW, WarmupLinear, layer_factors, new_optimizer
+
+# of the two blocks of the tiny checkpoint, at a decay of a half
+HALVES = {
+    "token_embedding": 0.125,
+    "position_embedding": 0.125,
+    "segment_embedding": 0.125,
+    "embeddings_layer_norm": 0.125,
+    "transformer_layer_0": 0.25,
+    "transformer_layer_1": 0.5,
+    "pooler": 1.0,
+    "classifier": 1.0,
+}
+
+
+class NumpyAdamW:
+    """AdamW of one variable in float64, from the paper: https://arxiv.org/abs/1711.05101."""
+
+    def __init__(self, value: np.ndarray, *, weight_decay: float) -> None:
+        self.value = value.astype("float64")
+        self.weight_decay = weight_decay
+        self.step = 0
+        self.mean = np.zeros(value.shape)
+        self.square = np.zeros(value.shape)
+
+    def apply(self, gradient: np.ndarray, *, rate: float) -> None:
+        self.step += 1
+        self.mean = 0.9 * self.mean + 0.1 * gradient
+        self.square = 0.999 * self.square + 0.001 * gradient**2
+        mean = self.mean / (1 - 0.9**self.step)
+        square = self.square / (1 - 0.999**self.step)
+        update = mean / (np.sqrt(square) + 1e-8) + self.weight_decay * self.value
+        self.value = self.value - rate * update
+
+
+def test_schedule_is_huggingfaces() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = transformers.get_linear_schedule_with_warmup(optimizer, 3, 11)
+    ours = WarmupLinear(0.5, warmup_steps=3, total_steps=11)
+    for step in range(12):
+        assert float(ours(step)) == pytest.approx(theirs.get_last_lr()[0], abs=1e-7)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("layer_decay", ["1", "0.5"])
+def test_only_matrices_decay(
+    tiny_options: list[str], tiny_checkpoint: Path, layer_decay: str
+) -> None:
+    words = ["--task", "masked_lm", "--train.warmup", "0", "--train.weight_decay", "0.5"]
+    words += ["--train.layer_decay", layer_decay]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    options = setting.config.train
+    variables = setting.new_model().trainable_variables
+    for variable in variables:
+        variable.assign(variable + 1.0)  # new biases are 0, which no decay changes
+    before = [variable.numpy() for variable in variables]
+    optimizer = new_optimizer(options, total_steps=2, variables=variables)
+    optimizer.apply([keras.ops.zeros_like(variable) for variable in variables], variables)
+    for variable, old in zip(variables, before, strict=True):
+        is_matrix = variable.path.endswith(("kernel", "embeddings"))
+        assert np.array_equal(variable.numpy(), old) != is_matrix, variable.path
+
+
+def test_optimizer_is_torchs_adamw() -> None:
+    torch = pytest.importorskip("torch")
+    options = TrainOptions(weight_decay=0.1, warmup=0.0, learning_rate=0.05, clip_norm=0.0)
+    kernel = keras.Variable([[1.0, -2.0]], name="kernel")
+    bias = keras.Variable([0.5, 3.0], name="bias")
+    ours = new_optimizer(options, total_steps=10, variables=[kernel, bias])
+    weights = [torch.nn.Parameter(torch.tensor(v.numpy())) for v in (kernel, bias)]
+    groups = [
+        {"params": weights[:1], "weight_decay": 0.1},
+        {"params": weights[1:], "weight_decay": 0.0},
+    ]
+    theirs = torch.optim.AdamW(groups, lr=0.05)
+    generator = np.random.default_rng(0)
+    for step in range(5):
+        gradients = [generator.normal(size=v.shape).astype("float32") for v in (kernel, bias)]
+        ours.apply([keras.ops.convert_to_tensor(g) for g in gradients], [kernel, bias])
+        for group in theirs.param_groups:
+            group["lr"] = 0.05 * (10 - step) / 10
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = torch.tensor(gradient)
+        theirs.step()
+    for variable, weight in zip((kernel, bias), weights, strict=True):
+        np.testing.assert_allclose(variable.numpy(), weight.detach().numpy(), atol=1e-6)
+
+
+def test_one_rate_for_all_is_keras_own() -> None:
+    optimizer = new_optimizer(TrainOptions(), total_steps=10, variables=[])
+    assert type(optimizer) is keras.optimizers.AdamW
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [lambda apply: apply, tf.function, lambda apply: tf.function(apply, jit_compile=True)],
+    ids=["eager", "graph", "xla"],
+)
+def test_layerwise_is_numpys_adamw(
+    tiny_options: list[str], tiny_checkpoint: Path, compiled: Callable
+) -> None:
+    """Three steps of warm-up and fall; biases and LayerNorm are not decayed."""
+    words = ["--train.layer_decay", "0.5", "--train.weight_decay", "0.5", "--train.warmup", "0.4"]
+    words += ["--train.learning_rate", "0.01", "--train.clip_norm", "0"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    variables = setting.new_model().trainable_variables
+    generator = np.random.default_rng(0)
+    theirs = []
+    for variable in variables:
+        variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+        is_matrix = variable.path.endswith(("kernel", "embeddings"))
+        theirs.append(NumpyAdamW(variable.numpy(), weight_decay=0.5 * is_matrix))
+    ours = new_optimizer(setting.config.train, total_steps=5, variables=variables)
+    ours.build(variables)
+    apply = compiled(lambda gradients: ours.apply(gradients, variables))
+    for rate in (0.0, 0.005, 0.01):
+        gradients = [generator.normal(size=v.shape).astype("float32") for v in variables]
+        apply([tf.constant(gradient) for gradient in gradients])
+        for variable, their, gradient in zip(variables, theirs, gradients, strict=True):
+            their.apply(gradient, rate=rate * HALVES[variable.path.split("/")[0]])
+    for variable, their in zip(variables, theirs, strict=True):
+        np.testing.assert_allclose(variable.numpy(), their.value, rtol=1e-6, err_msg=variable.path)
+
+
+def test_updates_shrink_by_the_decay(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    """Weight decay too: what it takes is a share of the weight, here 1 everywhere."""
+    words = ["--train.layer_decay", "0.5", "--train.warmup", "0", "--train.weight_decay", "0.5"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
+    variables = setting.new_model().trainable_variables
+    gradients = [keras.ops.ones_like(variable) for variable in variables]
+    for variable in variables:
+        variable.assign(keras.ops.ones_like(variable))
+    optimizer = new_optimizer(setting.config.train, total_steps=10, variables=variables)
+    optimizer.apply(gradients, variables)
+    name = "self_attention_layer/query/kernel"
+    paths = [f"transformer_layer_0/{name}", f"transformer_layer_1/{name}", "classifier/kernel"]
+    found = {variable.path: 1 - variable.numpy().mean() for variable in variables}
+    lower, upper, head = (found[path] for path in paths)
+    assert lower == pytest.approx(upper / 2, rel=1e-3)
+    assert upper == pytest.approx(head / 2, rel=1e-3)
+
+
+def test_layer_factors_of_what_is_not_frozen() -> None:
+    paths = ["transformer_layer_2/a/kernel", "transformer_layer_3/a/kernel", "masked_lm_head/b"]
+    assert layer_factors(paths, layer_decay=0.5) == (0.25, 0.5, 1.0)
+    assert layer_factors(["pooler/kernel"], layer_decay=0.5) == (1.0,)
+
+
+def test_layerwise_is_read_back() -> None:
+    options = TrainOptions(layer_decay=0.75, weight_decay=0.5)
+    optimizer = new_optimizer(options, total_steps=10, variables=[])
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is LayerwiseAdamW
+    assert (again.layer_decay, again.decoupled_weight_decay) == (0.75, 0.5)
+    assert again.get_config() == optimizer.get_config()
