@@ -94,7 +94,29 @@ def new_model(
         InputError: max_length is over the checkpoint's positions, or its weights do not fit, or
             there are fewer blocks than frozen_layers.
     """
+    config = model_config(task, checkpoint, options, train)
     keras.utils.set_random_seed(train.seed)
+    dtype = POLICIES[train.precision]
+    encoder = build_encoder(config, dtype=dtype)
+    model = task.build_model(encoder, config, dtype=dtype)
+    if checkpoint is not None:
+        load_checkpoint_weights(model, checkpoint)
+    if train.frozen_layers:
+        blocks = [f"transformer_layer_{index}" for index in range(train.frozen_layers)]
+        for name in (*EMBEDDINGS, *blocks):
+            encoder.get_layer(name).trainable = False
+    return model
+
+
+def model_config(
+    task: Task, checkpoint: Path | None, options: ModelOptions, train: TrainOptions
+) -> EncoderConfig:
+    """Sizes and constants of the model that `new_model` would make.
+
+    Raises:
+        InputError: max_length is over the checkpoint's positions, or there are fewer blocks than
+            frozen_layers.
+    """
     config = _encoder_config(task, checkpoint, options)
     if task.max_length > config.max_sequence_length:
         raise InputError(
@@ -106,16 +128,7 @@ def new_model(
             f"train.frozen_layers {train.frozen_layers} is over the {config.num_layers} blocks "
             "of the model."
         )
-    dtype = POLICIES[train.precision]
-    encoder = build_encoder(config, dtype=dtype)
-    model = task.build_model(encoder, config, dtype=dtype)
-    if checkpoint is not None:
-        load_checkpoint_weights(model, checkpoint)
-    if train.frozen_layers:
-        blocks = [f"transformer_layer_{index}" for index in range(train.frozen_layers)]
-        for name in (*EMBEDDINGS, *blocks):
-            encoder.get_layer(name).trainable = False
-    return model
+    return config
 
 
 def _encoder_config(task: Task, checkpoint: Path | None, options: ModelOptions) -> EncoderConfig:
@@ -394,6 +407,8 @@ class _Saver(keras.callbacks.Callback):
 
 def _compile(model: keras.Model, task: Task, options: TrainOptions, *, total_steps: int) -> None:
     optimizer = new_optimizer(options, total_steps=total_steps, variables=model.trainable_variables)
+    # before the step is traced: variables that are made in it have it traced twice, and keep it
+    optimizer.build(model.trainable_variables)
     model.compile(optimizer, loss=task.loss(), jit_compile=options.xla, **task.metrics())
 
 
