@@ -115,22 +115,22 @@ def main() -> int:
         print(f"search.py: not run: {absent}", file=sys.stderr)
         return 2
     OUT.mkdir(parents=True, exist_ok=True)
-    machine = describe_machine()
+    results: dict[str, Any] = {"machine": describe_machine()}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run's process too
     folder = OUT / "search"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        results = measure(options, folder)
+        measure(options, folder, results)
     except subprocess.CalledProcessError as error:
         print(f"search.py: a run failed; the end of its log:\n{error.output}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped.")
         return 130
+    finally:  # also what was measured before a failure
+        (OUT / "search.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder)
-    results = {"machine": machine, **results, "goals": goals_of(results)}
-    (OUT / "search.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     report(results)
     return 0 if all(goal["held"] for goal in results["goals"]) else 1
 
@@ -158,41 +158,38 @@ def what_is_absent() -> str | None:
     return None
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All figures, for search.json."""
-    # validation and test have fewer rows than that: they are used whole
-    files = split_files(SET, options.rows or ROWS)
-    few = split_files(SET, options.rows or MEMORY_ROWS)
-    count = options.trials or TRIALS
-    probes = [probe()]
-    print(f"a search of {count} trials:", flush=True)
-    searched = watched_search(files, folder / "timed", trials=count, seeds=SEEDS, more=[
+def measure(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -> None:
+    """Add all figures to the results, as they come."""
+    rows, trials = options.rows or ROWS, options.trials or TRIALS
+    few_rows, many_trials = options.rows or MEMORY_ROWS, options.trials or MEMORY_TRIALS
+    results["settings"] = {
+        **{"set": SET, "rows": rows, "trials": trials, "seeds": SEEDS},
+        **{"memory_rows": few_rows, "memory_trials": many_trials},
+        **{"space": SPACE, "fixed": FIXED, "source": source_digest("kbert")},
+    }
+    # validation and test have fewer rows than ROWS: they are used whole
+    files = split_files(SET, rows)
+    results["probe_gflops"] = [probe()]
+    print(f"a search of {trials} trials:", flush=True)
+    searched = watched_search(files, folder / "timed", trials=trials, seeds=SEEDS, more=[
         f"--data.cache_dir={folder / 'cache-of-the-search'}", "--monitor.tensorboard=false",
     ])  # fmt: skip
-    found = figures_of_search(searched, folder / "timed")
-    probes.append(probe())
+    results["search"] = figures_of_search(searched, folder / "timed")
+    results["probe_gflops"].append(probe())
     print("its trials, each in a process of its own:", flush=True)
-    separate = [separate_run(files, folder, trial) for trial in found["trials"][1:]]
-    probes.append(probe())
-    count = options.trials or MEMORY_TRIALS
-    print(f"a search of {count} trials on few rows, for memory:", flush=True)
-    longer = watched_search(few, folder / "memory", trials=count, seeds=MEMORY_SEEDS, more=[
+    results["separate"] = [
+        separate_run(files, folder, trial) for trial in results["search"]["trials"][1:]
+    ]
+    results["time"] = compare_times(results["search"], results["separate"])
+    results["goals"] = goals_of(results)
+    results["probe_gflops"].append(probe())
+    print(f"a search of {many_trials} trials on few rows, for memory:", flush=True)
+    few = split_files(SET, few_rows)
+    longer = watched_search(few, folder / "memory", trials=many_trials, seeds=MEMORY_SEEDS, more=[
         f"--data.cache_dir={folder / 'cache-of-the-search'}", "--export.enabled=false",
     ])  # fmt: skip
-    probes.append(probe())
-    return {
-        "settings": {
-            **{"set": SET, "rows": options.rows or ROWS, "trials": options.trials or TRIALS},
-            **{"seeds": SEEDS, "space": SPACE, "fixed": FIXED},
-            **{"memory_rows": options.rows or MEMORY_ROWS, "memory_trials": count},
-        },
-        "source": source_digest("kbert"),
-        "probe_gflops": probes,
-        "search": found,
-        "separate": separate,
-        "time": compare_times(found, separate),
-        "memory": memory_by_trial(longer),
-    }
+    results["memory"] = memory_by_trial(longer)
+    results["probe_gflops"].append(probe())
 
 
 def watched_search(
