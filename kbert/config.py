@@ -411,7 +411,10 @@ def at_toy_size(config: Config) -> Config:
             config.train, epochs=1, batch_size=min(config.train.batch_size, 8)
         ),
         search=dataclasses.replace(
-            config.search, trials=min(config.search.trials or 2, 2), seeds=1
+            config.search,
+            trials=min(config.search.trials or 2, 2),
+            epochs=config.search.epochs and 1,
+            seeds=1,
         ),
     )
 

@@ -24,7 +24,14 @@ from kbert.preprocessing import (
 )
 from kbert.tasks import task_class
 from kbert.tasks.task import Task
-from kbert.training import Progress, copy_weights, fit, model_config, new_model
+from kbert.training import (
+    Progress,
+    check_best_metric,
+    copy_weights,
+    fit,
+    model_config,
+    new_model,
+)
 
 SMOKE_ROWS = 64
 
@@ -47,8 +54,9 @@ class Experiment:
         return math.ceil(len(self.splits["train"]) / train.batch_size) * train.epochs
 
     def check(self) -> None:
-        """InputError if there is no such model: too few positions or blocks."""
+        """InputError if the model has too few positions or blocks, or no metric of that name."""
         model_config(self.task, self.checkpoint, self.config.model, self.config.train)
+        check_best_metric(self.task, self.splits.get("validation"), self.config.train)
 
     def new_model(self) -> keras.Model:
         """The task's model as training starts with it."""
@@ -84,6 +92,12 @@ class Experiment:
         """The same with some of the training rows, by their position."""
         splits = {**self.splits, "train": self.splits["train"].take(rows)}
         return dataclasses.replace(self, splits=splits)
+
+    def for_one_epoch(self) -> Experiment:
+        """The same for one epoch, without measuring."""
+        train = dataclasses.replace(self.config.train, epochs=1, best_metric=None, patience=0)
+        config = dataclasses.replace(self.config, train=train)
+        return dataclasses.replace(self, config=config, splits={"train": self.splits["train"]})
 
     def in_float32(self) -> Experiment:
         """The same, computed in float32."""

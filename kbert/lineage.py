@@ -51,6 +51,8 @@ LEFT_OUT = (
     "debug",
     "monitor",
     "data.cache_dir",
+    "search.workers",
+    "search.keep",
     "model.revision",
     "export.enabled",
     "export.name",

@@ -82,7 +82,7 @@ class KeptOracle(keras_tuner.Oracle):
     def create_trial(self, tuner_id: str) -> Any:
         """The next trial for a tuner; a copy, so that only `end_trial` changes it here."""
         self._heard[tuner_id] = time.monotonic()
-        self._take_back_lost_trials()
+        self.take_back_lost_trials()
         trial = super().create_trial(tuner_id)
         if trial.status == STOPPED and self.ongoing_trials:
             # the worker of one of them may yet be lost
@@ -99,6 +99,21 @@ class KeptOracle(keras_tuner.Oracle):
             if trial.trial_id == trial_id:
                 self._heard[tuner_id] = time.monotonic()
         return _bare(super().get_trial(trial_id))
+
+    @keras_tuner.synchronized
+    def take_back_lost_trials(self) -> None:
+        """Make those of silent workers the next to be given out."""
+        now = time.monotonic()
+        for tuner_id, heard in list(self._heard.items()):
+            if now - heard < self.lost_seconds:
+                continue
+            del self._heard[tuner_id]
+            self.tuner_ids.discard(tuner_id)
+            trial = self.ongoing_trials.pop(tuner_id, None)
+            if trial is not None:
+                print(f"{tuner_id} is silent: its trial {trial.trial_id} is given out again")
+                trial.metrics = type(trial.metrics)()
+                self._retry_queue.append(trial.trial_id)
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Any) -> None:
@@ -162,19 +177,6 @@ class KeptOracle(keras_tuner.Oracle):
         finally:
             self.trials = every
 
-    def _take_back_lost_trials(self) -> None:
-        now = time.monotonic()
-        for tuner_id, heard in list(self._heard.items()):
-            if now - heard < self.lost_seconds:
-                continue
-            del self._heard[tuner_id]
-            self.tuner_ids.discard(tuner_id)
-            trial = self.ongoing_trials.pop(tuner_id, None)
-            if trial is not None:
-                print(f"{tuner_id} is silent: its trial {trial.trial_id} is given out again")
-                trial.metrics = type(trial.metrics)()
-                self._retry_queue.append(trial.trial_id)
-
 
 class RandomOracle(KeptOracle, keras_tuner.oracles.RandomSearchOracle):
     """Values drawn at random, none twice."""
@@ -223,14 +225,20 @@ class HyperbandOracle(KeptOracle, keras_tuner.oracles.HyperbandOracle):
     """Many trials for few epochs; the best of each round go on."""
 
     def promotable(self) -> set[str]:
-        """Trials that a later round may still go on with."""
+        """Trials whose checkpoints are wanted: a round that is not full may go on with them.
+
+        Those that a running trial goes on from are among them, as it may not have its own yet.
+        """
         found: set[str] = set()
         for bracket in self.get_state()["brackets"]:
             rounds = bracket["rounds"]
-            for current, following in zip(rounds, [*rounds[1:], None], strict=True):
-                if following is not None:
-                    gone_on = {entry["past_id"] for entry in following}
-                    found |= {entry["id"] for entry in current} - gone_on
+            for number in range(1, len(rounds)):
+                gone_on = {entry["past_id"] for entry in rounds[number]}
+                if len(rounds[number]) < self._get_size(bracket["bracket_num"], number):
+                    found |= {entry["id"] for entry in rounds[number - 1]} - gone_on
+        for trial in self.trials.values():
+            if trial.status == RUNNING:
+                found |= {trial.hyperparameters.values.get("tuner/trial_id")} - {None}
         return found
 
     def _default_values(self) -> dict[str, Value]:

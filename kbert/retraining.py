@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
-
 from kbert.config import Config, as_yaml
 from kbert.evaluation import measure
 from kbert.experiment import Materials
+from kbert.memory import released
 from kbert.monitor import TensorBoardMonitor
 from kbert.terminal import ProgressReport
-from kbert.training import Progress, save_weights
+from kbert.training import Diverged, Progress, save_weights
 from kbert.trials import Objective
 from kbert.whole_files import written_whole
 
@@ -60,7 +59,8 @@ def retrain(
 ) -> list[SeedRun]:
     """Train and measure with the seeds after the run's own; finished ones are not repeated.
 
-    The run's own seed is left out: it is the one that the best trial was chosen for.
+    The run's own seed is left out: it is the one that the best trial was chosen for. A training
+    that diverges is told of and left out too.
 
     Args:
         materials: Data of the run.
@@ -70,17 +70,22 @@ def retrain(
         folder: Where each seed has its folder.
         tensorboard: Where the curves go, a run for each seed; None for nowhere.
     """
-    return [
-        _train(
-            materials,
-            dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed)),
-            objective,
-            name=f"{name}, seed {seed}",
-            folder=folder / f"seed-{seed}",
-            tensorboard=None if tensorboard is None else tensorboard / f"seed-{seed}",
-        )
-        for seed in seeds_of(config)
-    ]
+    runs = []
+    for seed in seeds_of(config):
+        try:
+            run = _train(
+                materials,
+                dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed)),
+                objective,
+                name=f"{name}, seed {seed}",
+                folder=folder / f"seed-{seed}",
+                tensorboard=None if tensorboard is None else tensorboard / f"seed-{seed}",
+            )
+        except Diverged as error:
+            print(f"{name}, seed {seed}: {error}", flush=True)
+        else:
+            runs.append(run)
+    return runs
 
 
 def seeds_of(config: Config) -> list[int]:
@@ -95,7 +100,7 @@ def spreads(runs: Sequence[SeedRun]) -> dict[str, dict[str, Spread]]:
             figure: Spread.of([run.figures[split][figure] for run in runs])
             for figure in runs[0].figures[split]
         }
-        for split in runs[0].figures
+        for split in (runs[0].figures if runs else ())
     }
 
 
@@ -117,9 +122,10 @@ def _train(
     result = folder / "result.json"
     weights = folder / "model.safetensors"
     if not result.exists():
-        _train_and_measure(
-            materials, config, objective, name=name, folder=folder, tensorboard=tensorboard
-        )
+        with released():
+            _train_and_measure(
+                materials, config, objective, name=name, folder=folder, tensorboard=tensorboard
+            )
     found = json.loads(result.read_text(encoding="utf-8"))
     for state in (folder / "checkpoints").glob("*.safetensors"):
         state.unlink()
@@ -163,7 +169,6 @@ def _train_and_measure(
     }
     with written_whole(folder / "result.json") as beside:
         beside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    keras.utils.clear_session()
 
 
 def _numbers(metrics: dict) -> dict[str, float]:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from kbert.search_space import Dimension, read_space, with_values
 from kbert.terminal import ProgressReport, print_table, trials_table
 from kbert.training import Interrupted, Progress, load_weights, save_weights
 from kbert.whole_files import written_whole
-from kbert.workers import is_worker, local_workers
+from kbert.workers import check_environment, is_worker, local_workers
 
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
-UNCOMPARED = ("resume", "debug", "output")  # what may differ when a run goes on
+# what may differ when a run goes on
+UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep")
+CHIEF_SECONDS = 3600  # that a worker waits for the chief to begin, as long as keras-tuner does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,9 @@ def run(config: Config) -> int:
     _set_up_logging(debug=config.debug)
     tf.config.experimental.enable_op_determinism()
     folder = Path(config.output)
+    check_environment(config.search.workers)
+    if is_worker():
+        _wait_for_chief(folder)
     if _is_finished(folder, config):
         print(f"{folder} is finished: see {folder / 'metrics.json'}.")
         return 0
@@ -105,6 +111,15 @@ def _saying_once(name: str) -> Iterator[None]:
         logging.getLogger(name).removeFilter(is_new)
 
 
+def _wait_for_chief(folder: Path) -> None:
+    """Until the run is there: the chief makes its folder, and says whether it is another's."""
+    began = time.monotonic()
+    while not (folder / "config.yaml").exists():
+        if time.monotonic() - began > CHIEF_SECONDS:
+            raise InputError(f"--output {folder}: no chief has begun a run there in an hour.")
+        time.sleep(1)
+
+
 def _is_finished(folder: Path, config: Config) -> bool:
     """Whether there is nothing left to do in the folder; InputError if it is another run's."""
     if folder.exists() and not folder.is_dir():
@@ -119,9 +134,8 @@ def _is_finished(folder: Path, config: Config) -> bool:
         raise InputError(
             f"--output {folder} is not empty and holds no run (no config.yaml): name a new folder."
         ) from None
-    new = {name: value for name, value in as_dict(config).items() if name not in UNCOMPARED}
-    old = {name: value for name, value in old.items() if name not in UNCOMPARED}
-    differing = differences(old, new)
+    lines = differences(old, as_dict(config))
+    differing = [line for line in lines if line.partition(":")[0] not in UNCOMPARED]
     if differing:
         raise InputError(
             f"--output {folder} holds a run with other options ({'; '.join(differing)}): "
@@ -131,16 +145,16 @@ def _is_finished(folder: Path, config: Config) -> bool:
 
 
 def _check_experiments(materials: Materials, config: Config, space: tuple[Dimension, ...]) -> None:
-    """Every checkpoint that a search may try is read, with the longest texts."""
+    """Every checkpoint that a search may try is read, with the longest texts it may try."""
     choices = {d.name: d for d in space}
     checkpoints = choices["checkpoint"].values if "checkpoint" in choices else ()
-    length = config.data.max_length
-    if "max_length" in choices:
-        found = choices["max_length"]
-        length = max(length, *(int(value) for value in found.values or (found.maximum,)))
-    for checkpoint in (None, *checkpoints):
-        values = {} if checkpoint is None else {"checkpoint": checkpoint}
-        materials.experiment(with_values(config, {**values, "max_length": length})).check()
+    largest = {}
+    for name in ("max_length", "frozen_layers"):
+        # whether there are so many blocks is not known where their number is tried too
+        if name in choices and not (name == "frozen_layers" and "num_layers" in choices):
+            largest[name] = max(choices[name].values or (choices[name].maximum,))
+    for values in ({}, largest, *({**largest, "checkpoint": name} for name in checkpoints)):
+        materials.experiment(with_values(config, values)).check()
 
 
 def _describe(materials: Materials, experiment: Experiment) -> None:
@@ -162,9 +176,9 @@ def _work(materials: Materials, config: Config, space: tuple[Dimension, ...], fo
     """Run trials for the chief, which does all that comes after them."""
     from kbert.search import search
 
-    if space:
+    if space and not (folder / "retrained").exists():
         search(materials, config, space, folder=folder / "search", tensorboard=_curves(config))
-        print("no trial is left: the chief goes on", flush=True)
+    print("no trial is left: the chief goes on", flush=True)
 
 
 def _train_and_export(
@@ -248,7 +262,14 @@ def _search(
         )
 
     winner = again(outcome.config, "winner")
-    default = winner if outcome.winner is outcome.default else again(config, "default")
+    if not winner:
+        raise InputError(
+            f"trial {outcome.winner.name}, the search's best, diverged with every other seed: "
+            "lower the learning rates of search.space."
+        )
+    default = winner
+    if outcome.winner is not outcome.default:
+        default = again(config, "default") if outcome.default.scored else []
     result = SearchResult(outcome, winner, default)
     print_table(result.table())
     chosen = result.exported

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import math
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import keras
 import keras_tuner
 import numpy as np
@@ -23,6 +23,7 @@ from kbert import oracles
 from kbert.config import Config, as_yaml
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials
+from kbert.memory import released
 from kbert.monitor import (
     HyperparameterDescription,
     TensorBoardMonitor,
@@ -43,9 +44,10 @@ from kbert.terminal import TrialsReport
 from kbert.training import Interrupted, save_weights
 from kbert.trial_folder import TrialFolder
 from kbert.trials import Objective, Trial, Value, ranked
-from kbert.workers import is_worker
+from kbert.workers import is_chief, is_worker
 
 logger = logging.getLogger(__name__)
+keras_tuner.src.config.DEBUG = False  # prints the traceback of every trial that failed
 
 TRIALS = 10  # of a search that does not say
 OWNED_SECONDS = 2  # how often a running trial looks whether it was given to another worker
@@ -121,8 +123,11 @@ class TaskHyperModel(keras_tuner.HyperModel):
         experiment = self.experiment(hp.values)
         folder = self.trial_folder(trial)
         token = folder.claim()
+        before = 0.0
         if "tuner/trial_id" in hp.values:  # Hyperband: the best of the round before go on
-            folder.go_on_from(self.trial_folder(hp.values["tuner/trial_id"]))
+            earlier = self.trial_folder(hp.values["tuner/trial_id"])
+            folder.go_on_from(earlier)
+            before = earlier.result()["elapsed"]
         until = hp.values.get("tuner/epochs")
         callbacks: list[Any] = [_Owned(folder, token), _Shown(self.report, trial, experiment)]
         curves = self.curves(trial)
@@ -149,7 +154,8 @@ class TaskHyperModel(keras_tuner.HyperModel):
                 "status": "completed",
                 "metrics": metrics,
                 "epochs": progress.epoch,
-                "seconds": progress.elapsed,
+                "seconds": progress.elapsed - before,
+                "elapsed": progress.elapsed,
             }
         )
         if until is None or until == self.config.train.epochs:
@@ -234,7 +240,8 @@ class SearchTuner(keras_tuner.engine.base_tuner.BaseTuner):
             start_trial(curves, f"trial {trial.trial_id}", hypermodel.shown_values(hp.values))
         began = time.monotonic()
         try:
-            figures = hypermodel.fit(hp, hypermodel.build(hp), trial=trial.trial_id)
+            with released():
+                figures = hypermodel.fit(hp, hypermodel.build(hp), trial=trial.trial_id)
         except Interrupted as error:
             raise keras_tuner.errors.FatalError() from error
         except TrialTaken:
@@ -255,10 +262,6 @@ class SearchTuner(keras_tuner.engine.base_tuner.BaseTuner):
         else:
             if curves is not None:
                 end_trial(curves, "completed", figures=_without_prefix(figures))
-        finally:
-            # a model and its functions refer to each other
-            keras.utils.clear_session()
-            gc.collect()
 
 
 def search(
@@ -311,7 +314,8 @@ def search(
         oracle.on_change = view.update
         view.update()
     try:
-        tuner.search(verbose=0)
+        with _looking_for_lost_workers(oracle):
+            tuner.search(verbose=0)
     except keras_tuner.errors.FatalError as error:
         raise (error.__cause__ or error) from None
     finally:
@@ -376,9 +380,29 @@ def _beating(oracle: Any, trial: str) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
-            oracle.get_trial(trial)
+            with contextlib.suppress(grpc.RpcError):  # the chief may be on its way back
+                oracle.get_trial(trial)
 
     threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@contextlib.contextmanager
+def _looking_for_lost_workers(oracle: KeptOracle) -> Iterator[None]:
+    """Also while no worker asks the chief for a trial: it ends when none is left."""
+    if not is_chief():
+        yield
+        return
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            oracle.take_back_lost_trials()
+
+    threading.Thread(target=look, daemon=True).start()
     try:
         yield
     finally:
@@ -415,31 +439,33 @@ def _new_oracle(config: Config, space: tuple[Dimension, ...], objective: Objecti
 
 def _tell_time_of_grid(hypermodel: TaskHyperModel, grid: Sequence[Mapping[str, Value]]) -> None:
     """Its size, and its time from a few steps of trial 0's configuration."""
+    size = f"grid: {len(grid)} combinations besides the default"
+    try:
+        with released():
+            seconds, rate = _time_of(hypermodel, grid)
+    except InputError as error:  # trial 0 will say it again
+        print(f"{size}; their time is unknown: {error}", flush=True)
+    else:
+        print(f"{size}, about {_duration(seconds)} ({rate:.0f} rows a second)", flush=True)
+
+
+def _time_of(
+    hypermodel: TaskHyperModel, grid: Sequence[Mapping[str, Value]]
+) -> tuple[float, float]:
+    """Seconds of all trials, and training rows a second."""
     experiment = hypermodel.experiment({DEFAULT: 1})
-    rows = np.arange(len(experiment.splits["train"]))
-    some = rows[:: max(1, len(rows) // (ESTIMATE_BATCHES * experiment.config.train.batch_size))]
-    train = dataclasses.replace(experiment.config.train, epochs=1)
-    few = dataclasses.replace(
-        experiment.take(some), config=dataclasses.replace(experiment.config, train=train)
-    )
-    few.splits.pop("validation")
+    options = experiment.config.train
+    rows = len(experiment.splits["train"])
+    some = np.arange(rows)[:: max(1, rows // (ESTIMATE_BATCHES * options.batch_size))]
     began = time.monotonic()
+    few = experiment.take(some).for_one_epoch()
     progress = few.train(few.new_model(), folder=None, callbacks=[])
     start = time.monotonic() - began - progress.seconds  # loading and tracing
-    rate = progress.examples_per_second
-    seconds = 0.0
-    for values in ({DEFAULT: 1}, *grid):
-        epochs = values.get("epochs", experiment.config.train.epochs)
-        # measuring a row takes about a third of training on it
-        seen = len(rows) + len(experiment.splits["validation"]) / 3
-        seconds += start + epochs * seen / rate
-    print(
-        f"grid: {len(grid)} combinations besides the default, about {_duration(seconds)} "
-        f"({rate:.0f} rows a second)",
-        flush=True,
-    )
-    keras.utils.clear_session()
-    gc.collect()
+    rate = progress.examples_per_second or len(some) / start
+    # measuring a row takes about a third of training on it
+    seen = rows + len(experiment.splits["validation"]) / 3
+    epochs = sum(values.get("epochs", options.epochs) for values in ({}, *grid))
+    return start * (1 + len(grid)) + epochs * seen / rate, rate
 
 
 def _description(dimension: Dimension) -> HyperparameterDescription:

@@ -20,7 +20,7 @@ class SearchResult:
     outcome: Outcome
     winner: Sequence[SeedRun]
     default: Sequence[SeedRun]
-    """The winner's where the default configuration won."""
+    """The winner's where the default configuration won; none where it failed."""
 
     @property
     def exported(self) -> SeedRun:
@@ -57,7 +57,8 @@ class SearchResult:
             (f"winner ({_label(outcome.winner)})", *_cells(outcome.winner, self.winner, name)),
             (f"default ({_label(outcome.default)})", *_cells(outcome.default, self.default, name)),
         ]
-        if outcome.winner is not outcome.default:
+        rows[1] += ("",) * (len(columns) - len(rows[1]))
+        if outcome.winner is not outcome.default and self.default:
             rows.append(("gain", *self._gains(splits)))
         return Table("the winner and the default, trained again with other seeds", columns, rows)
 

@@ -138,12 +138,15 @@ def with_values(config: Config, values: Mapping[str, Value]) -> Config:
 
 
 def values_of(config: Config, space: tuple[Dimension, ...]) -> dict[str, Value]:
-    """What the options say of the hyper-parameters of a space, without those left to defaults."""
-    found = {}
+    """What the options say of the hyper-parameters of a space that count in them.
+
+    Those left to defaults (None) are left out.
+    """
+    found: dict[str, Value] = {}
     for dimension in space:
         group, _, option = OPTIONS[dimension.name][0].partition(".")
         value = getattr(getattr(config, group), option)
-        if value is not None:
+        if value is not None and dimension.is_active(found):
             found[dimension.name] = as_value(dimension.name, value)
     return found
 

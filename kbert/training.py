@@ -183,7 +183,7 @@ def fit(
     began = time.perf_counter()
     steps = math.ceil(len(train) / options.batch_size)
     _compile(model, task, options, total_steps=steps * options.epochs)
-    _check_best_metric(model, task, validation, options)
+    check_best_metric(task, validation, options)
     # What the first step finds, in this order:
     # 1. a checkpoint in the folder: all variables and the position are restored (exact resume);
     # 2. otherwise: the weights that the model came with, and new optimizer state.
@@ -417,9 +417,8 @@ def _keeps_best(options: TrainOptions) -> bool:
     return bool(options.best_metric or options.patience)
 
 
-def _check_best_metric(
-    model: keras.Model, task: Task, validation: EncodedSplit | None, options: TrainOptions
-) -> None:
+def check_best_metric(task: Task, validation: EncodedSplit | None, options: TrainOptions) -> None:
+    """InputError if the best epoch cannot be told: no validation split, or no such metric."""
     if not _keeps_best(options):
         return
     option = "train.best_metric" if options.best_metric else "train.patience"

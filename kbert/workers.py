@@ -12,9 +12,32 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from kbert.errors import InputError
+
 MOST_STARTS = 4  # of one worker that dies again and again
 WAIT_SECONDS = 30  # for a worker to end by itself
 CHIEF = "chief"
+
+
+def check_environment(workers: int) -> None:
+    """Whether keras-tuner's variables are complete, and say the same as search.workers.
+
+    Raises:
+        InputError: one of them is missing, or both ways ask for workers.
+    """
+    if not _has_chief():
+        return
+    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
+        if not os.environ.get(name):
+            raise InputError(
+                f"{name} is missing: with KERASTUNER_ORACLE_IP every process needs it "
+                "(chief, worker0, worker1 ...; docs/search.md)."
+            )
+    if is_chief() and workers:
+        raise InputError(
+            "search.workers starts workers on this machine, KERASTUNER_ORACLE_IP asks for workers "
+            "started elsewhere: leave one out."
+        )
 
 
 def is_worker() -> bool:
@@ -34,17 +57,29 @@ def local_workers(count: int, options: Path) -> Iterator[None]:
     A worker that dies is started again, and goes on with its trial; after `MOST_STARTS` it stays
     away, and its trial is given to another. Workers end when this process does, however it ends.
 
+    Raises:
+        InputError: all of them stay away.
+
     Args:
         count: Number of workers.
         options: The run's options as YAML, which the workers read.
     """
     address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(_free_port())}
-    workers = [_Worker(f"worker{number}", options, address) for number in range(count)]
+    workers: list[_Worker] = []
+    for number in range(count):
+        workers.append(_Worker(f"worker{number}", options, address, workers))
     os.environ.update(address, KERASTUNER_TUNER_ID=CHIEF)
     try:
         yield
         for worker in workers:
             worker.wait()
+    except KeyboardInterrupt:
+        if all(worker.stays_away for worker in workers):
+            raise InputError(
+                "no worker is left: each ended again and again (their last lines tell why); the "
+                "same command goes on."
+            ) from None
+        raise
     finally:
         for worker in workers:
             worker.stop()
@@ -55,11 +90,15 @@ def local_workers(count: int, options: Path) -> Iterator[None]:
 class _Worker:
     """Keeps one worker running until it has ended well."""
 
-    def __init__(self, name: str, options: Path, address: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, options: Path, address: dict[str, str], all_workers: list[_Worker]
+    ) -> None:
         self.name = name
         self.command = [sys.executable, "-m", "kbert.worker", str(options)]
         self.environment = {**os.environ, **address, "KERASTUNER_TUNER_ID": name}
+        self.all_workers = all_workers
         self.stopping = False
+        self.stays_away = False
         self.process = self._start()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -93,6 +132,9 @@ class _Worker:
             print(f"{self.name} ended with status {status}: {what}", flush=True)
             if again:
                 self.process = self._start()
+        self.stays_away = True
+        if all(worker.stays_away for worker in self.all_workers):
+            os.kill(os.getpid(), signal.SIGINT)  # the chief would wait for ever
 
 
 def _has_chief() -> bool:

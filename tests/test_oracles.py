@@ -166,6 +166,19 @@ def test_hyperband_goes_on_with_the_best_of_a_round(tmp_path: Path) -> None:
     assert oracle.promotable() == set()
 
 
+def test_checkpoints_are_wanted_until_nobody_can_go_on_from_them(tmp_path: Path) -> None:
+    oracle = new_oracle("hyperband", tmp_path / "search")
+    wanted = []
+    for event in run_trials(oracle):
+        running = [trial for trial in oracle.trials.values() if trial.status == "RUNNING"]
+        assert len(running) == (event == "created")
+        parents = {t.hyperparameters.values.get("tuner/trial_id") for t in running} - {None}
+        assert parents <= oracle.promotable()  # its child may not have copied them yet
+        wanted.append(len(oracle.promotable()))
+    assert wanted[-1] == 0
+    assert max(wanted) <= 7  # the first round of four epochs halved twice has six trials
+
+
 def test_a_trial_that_was_recorded_is_not_run_again(tmp_path: Path) -> None:
     """The upstream state has it among the running ones still."""
     oracle = new_oracle("random", tmp_path / "search")

@@ -79,7 +79,8 @@ def test_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) ->
     print_table(Table("labels", ("class", "[b]"), [("[red]", 1), ("[/]", 0.5)]))
     lines = [line.split() for line in plain(capsys.readouterr().out) if line]
     assert lines[1] == ["class", "[b]"]
-    assert [["[red]", "1"], ["[/]", "0.5000"]] == [line for line in lines if len(line) == 2][1:]
+    rows = [line for line in lines if len(line) == 2]
+    assert rows[1:] == [["[red]", "1"], ["[/]", "0.5000"]]
 
 
 def test_a_line_for_each_trial_that_has_finished(capsys: pytest.CaptureFixture[str]) -> None:
