@@ -1,4 +1,4 @@
-# make demo | test | lint | fidelity | bench-quality | bench-tokenizer | clean
+# make demo | test | lint | fidelity | bench-quality | bench-search | bench-tokenizer | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +10,7 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test lint fidelity bench-quality bench-tokenizer clean
+.PHONY: demo test lint fidelity bench-quality bench-search bench-tokenizer clean
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -30,6 +30,10 @@ fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done
 bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/quality.py
+
+# about 12 minutes on 2 quiet cores
+bench-search: .venv/demo.done
+	$(VENV)/python benchmarks/search.py
 
 bench-tokenizer: .venv/test.done .venv/demo.done
 	$(VENV)/python benchmarks/tokenizer.py

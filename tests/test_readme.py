@@ -42,7 +42,8 @@ def test_tree_is_there() -> None:
 
 
 def test_make_targets() -> None:
-    for target in ("demo", "test", "lint", "fidelity", "bench-quality", "bench-tokenizer"):
+    benchmarks = ("bench-quality", "bench-search", "bench-tokenizer")
+    for target in ("demo", "test", "lint", "fidelity", *benchmarks):
         process = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
         )
