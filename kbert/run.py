@@ -241,7 +241,11 @@ def _search(
 
     curves = _curves(config)
     workers = (
-        local_workers(config.search.workers, folder / "config.yaml")
+        local_workers(
+            config.search.workers,
+            folder / "config.yaml",
+            results=str(folder / "search" / "trials" / "*" / "result.json"),
+        )
         if config.search.workers
         else contextlib.nullcontext()
     )

@@ -53,6 +53,7 @@ TRIALS = 10  # of a search that does not say
 OWNED_SECONDS = 2  # how often a running trial looks whether it was given to another worker
 IDLE_SECONDS = 0.25  # how often a worker without a trial asks for one
 SMALLER_IS_BETTER = ("loss", "perplexity")
+ATTEMPTS_KILLED = 2  # for want of memory, after which a trial has failed
 ESTIMATE_BATCHES = 6  # that are trained to tell the time of a grid
 
 
@@ -122,7 +123,10 @@ class TaskHyperModel(keras_tuner.HyperModel):
         """Train it, from where the trial was cut off; validation figures of what it ends with."""
         experiment = self.experiment(hp.values)
         folder = self.trial_folder(trial)
+        killed = folder.attempts_killed()
         token = folder.claim()
+        if killed >= ATTEMPTS_KILLED:
+            raise MemoryError(f"the system ended the process in {killed} attempts.")
         before = 0.0
         if "tuner/trial_id" in hp.values:  # Hyperband: the best of the round before go on
             earlier = self.trial_folder(hp.values["tuner/trial_id"])

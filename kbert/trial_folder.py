@@ -10,6 +10,9 @@ from typing import Any
 
 from kbert.whole_files import written_whole
 
+VMSTAT = Path("/proc/vmstat")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 
 class TrialFolder:
     """Checkpoints while a trial runs, then its result; weights while it is among the best.
@@ -42,14 +45,31 @@ class TrialFolder:
     def claim(self) -> str:
         """Make it the caller's: whoever claims it last runs the trial. The caller's token."""
         self.path.mkdir(parents=True, exist_ok=True)
-        token = uuid.uuid4().hex
+        claim = {
+            "token": uuid.uuid4().hex,
+            "boot": _text(BOOT),
+            "memory_kills": _memory_kills(),
+            "attempts_killed": self.attempts_killed(),
+        }
         with written_whole(self._owner) as beside:
-            beside.write_text(token, encoding="utf-8")
-        return token
+            beside.write_text(json.dumps(claim), encoding="utf-8")
+        return claim["token"]
 
     def belongs_to(self, token: str) -> bool:
         """Whether nobody has claimed it since."""
-        return self._owner.read_text(encoding="utf-8") == token
+        return self._claim()["token"] == token
+
+    def attempts_killed(self) -> int:
+        """During how many attempts so far Linux has ended processes for want of memory.
+
+        Asked by who is about to claim it. It may have been another process that was ended: one
+        such attempt proves nothing.
+        """
+        claim = self._claim()
+        if not claim:
+            return 0
+        same = claim["boot"] == _text(BOOT)
+        return claim["attempts_killed"] + (same and _memory_kills() > claim["memory_kills"])
 
     def go_on_from(self, other: TrialFolder) -> None:
         """Start with the checkpoint that another trial ended with, unless this one has its own."""
@@ -67,3 +87,20 @@ class TrialFolder:
     def drop_checkpoints(self) -> None:
         """Delete what only a trial that goes on needs."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _claim(self) -> dict[str, Any]:
+        text = _text(self._owner)
+        return json.loads(text) if text else {}
+
+
+def _memory_kills() -> int:
+    """How many processes Linux has ended for want of memory since it started; 0 elsewhere."""
+    counters = dict(line.split() for line in _text(VMSTAT).splitlines())
+    return int(counters.get("oom_kill", 0))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""

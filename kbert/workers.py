@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import signal
 import socket
@@ -51,11 +52,11 @@ def is_chief() -> bool:
 
 
 @contextlib.contextmanager
-def local_workers(count: int, options: Path) -> Iterator[None]:
+def local_workers(count: int, options: Path, *, results: str) -> Iterator[None]:
     """Make this process the chief of `count` workers on this machine.
 
-    A worker that dies is started again, and goes on with its trial; after `MOST_STARTS` it stays
-    away, and its trial is given to another. Workers end when this process does, however it ends.
+    A worker that dies is started again, and goes on with its trial; if it dies `MOST_STARTS` times
+    while no trial ends, it stays away. Workers end when this process does, however it ends.
 
     Raises:
         InputError: all of them stay away.
@@ -63,11 +64,12 @@ def local_workers(count: int, options: Path) -> Iterator[None]:
     Args:
         count: Number of workers.
         options: The run's options as YAML, which the workers read.
+        results: Matches the result of every trial that has ended.
     """
     address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(_free_port())}
     workers: list[_Worker] = []
     for number in range(count):
-        workers.append(_Worker(f"worker{number}", options, address, workers))
+        workers.append(_Worker(f"worker{number}", options, address, workers, results))
     os.environ.update(address, KERASTUNER_TUNER_ID=CHIEF)
     try:
         yield
@@ -91,12 +93,18 @@ class _Worker:
     """Keeps one worker running until it has ended well."""
 
     def __init__(
-        self, name: str, options: Path, address: dict[str, str], all_workers: list[_Worker]
+        self,
+        name: str,
+        options: Path,
+        address: dict[str, str],
+        all_workers: list[_Worker],
+        results: str,
     ) -> None:
         self.name = name
         self.command = [sys.executable, "-m", "kbert.worker", str(options)]
         self.environment = {**os.environ, **address, "KERASTUNER_TUNER_ID": name}
         self.all_workers = all_workers
+        self.results = results
         self.stopping = False
         self.stays_away = False
         self.process = self._start()
@@ -123,11 +131,14 @@ class _Worker:
         )
 
     def _watch(self) -> None:
-        for start in range(1, MOST_STARTS + 1):
+        starts, ended = 1, 0
+        while starts < MOST_STARTS:
             status = self.process.wait()
             if status == 0 or self.stopping:
                 return
-            again = start < MOST_STARTS
+            before, ended = ended, len(glob.glob(self.results))
+            starts = 1 if ended > before else starts + 1
+            again = starts < MOST_STARTS
             what = "it is started again" if again else "it stays away"
             print(f"{self.name} ended with status {status}: {what}", flush=True)
             if again:
