@@ -195,16 +195,15 @@ class TrialsReport:
                 self._print(f"trial {name}: {text}")
 
     def close(self) -> None:
-        """Leave the whole table on the terminal."""
+        """Take the table off the terminal: the one of all trials with their reasons follows."""
         if self.live is not None:
-            self.live.update(self._table(room=None))
             self.live.stop()
             self.live = None
 
     def _draw(self) -> None:
         if self.live is None:
             # no thread of its own: what is printed meanwhile goes above the table
-            self.live = Live(console=self.console, auto_refresh=False)
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
             self.live.start()
         # the other lines of the terminal: empty ones, the head, "and ... more"
         self.live.update(self._table(room=max(2, self.console.height - 7)), refresh=True)

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kbert.errors import InputError
 
-MOST_STARTS = 4  # of one worker that dies again and again
+MOST_STARTS = 4  # of one worker, one after the other while no trial ends
 WAIT_SECONDS = 30  # for a worker to end by itself
 CHIEF = "chief"
 
@@ -68,8 +68,20 @@ def local_workers(count: int, options: Path, *, results: str) -> Iterator[None]:
     """
     address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(_free_port())}
     workers: list[_Worker] = []
+
+    def end_without_workers() -> None:
+        if all(worker.stays_away for worker in workers):
+            os.kill(os.getpid(), signal.SIGINT)  # the chief would wait for ever
+
     for number in range(count):
-        workers.append(_Worker(f"worker{number}", options, address, workers, results))
+        name = f"worker{number}"
+        environment = {**os.environ, **address, "KERASTUNER_TUNER_ID": name}
+        command = [sys.executable, "-m", "kbert.worker", str(options)]
+        workers.append(
+            _Worker(name, command, environment, results=results, gone=end_without_workers)
+        )
+    for worker in workers:
+        worker.start()
     os.environ.update(address, KERASTUNER_TUNER_ID=CHIEF)
     try:
         yield
@@ -95,18 +107,22 @@ class _Worker:
     def __init__(
         self,
         name: str,
-        options: Path,
-        address: dict[str, str],
-        all_workers: list[_Worker],
+        command: list[str],
+        environment: dict[str, str],
+        *,
         results: str,
+        gone: Callable[[], None],
     ) -> None:
         self.name = name
-        self.command = [sys.executable, "-m", "kbert.worker", str(options)]
-        self.environment = {**os.environ, **address, "KERASTUNER_TUNER_ID": name}
-        self.all_workers = all_workers
+        self.command = command
+        self.environment = environment
         self.results = results
+        self.gone = gone
         self.stopping = False
         self.stays_away = False
+
+    def start(self) -> None:
+        """Start it, and again when it dies."""
         self.process = self._start()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -144,8 +160,7 @@ class _Worker:
             if again:
                 self.process = self._start()
         self.stays_away = True
-        if all(worker.stays_away for worker in self.all_workers):
-            os.kill(os.getpid(), signal.SIGINT)  # the chief would wait for ever
+        self.gone()
 
 
 def _has_chief() -> bool:

@@ -77,10 +77,10 @@ def probabilities(folder: Path) -> np.ndarray:
 def test_folder_of_a_finished_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         "checkpoints", "config.yaml", "export", "huggingface", "metrics.json", "predictions.csv",
-        "search", "tensorboard",
+        "retrained", "search", "tensorboard",
     }  # fmt: skip
     weights = [path.name for path in (finished / "checkpoints").iterdir()]
-    assert sorted(weights) == ["best.safetensors", "model.safetensors"]
+    assert weights == ["model.safetensors"]
     assert [path.name for path in (finished / "export" / "moods").iterdir()] == ["7"]
     labels = (finished / "export" / "moods" / "7" / "assets" / "labels.txt").read_text()
     assert labels == "negative\npositive\n"
@@ -96,8 +96,9 @@ def test_metrics_are_those_of_the_predictions(finished: Path) -> None:
     loss = -np.log(probabilities(finished)[np.arange(len(rows)), labels]).mean()
     assert metrics["test"]["loss"] == pytest.approx(loss, abs=1e-6)
     assert metrics["train"]["examples_per_second"] > 0
-    assert len(metrics["search"]) == 2
-    assert metrics["train"]["batch_size"] == metrics["search"][0]["batch_size"]
+    trials = metrics["search"]["trials"]
+    assert len(trials) == 3
+    assert metrics["train"]["batch_size"] == trials[0]["hyperparameters"]["batch_size"]
 
 
 def test_a_finished_run_says_so(finished: Path, options: dict, capsys) -> None:
@@ -175,8 +176,10 @@ def test_tensorboard_has_the_curves(finished: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = {}
+    seed = json.loads((finished / "metrics.json").read_text())["train"]["seed"]
+    curves = finished / "tensorboard" / "moods-7" / "winner" / f"seed-{seed}"
     for name in ("train", "validation"):
-        events = EventAccumulator(str(finished / "tensorboard" / name))
+        events = EventAccumulator(str(curves / name))
         events.Reload()
         found[name] = events
     for tag in ("loss", "accuracy", "f1_macro", "learning_rate"):
