@@ -412,8 +412,9 @@ def at_toy_size(config: Config) -> Config:
         ),
         search=dataclasses.replace(
             config.search,
+            space={name: of for name, of in config.search.space.items() if name != "epochs"},
             trials=min(config.search.trials or 2, 2),
-            epochs=config.search.epochs and 1,
+            epochs=1,
             seeds=1,
         ),
     )

@@ -8,6 +8,7 @@ What keras-tuner 1.4 leaves open is closed here, and nowhere else:
 * one failed trial of a round keeps Hyperband from the rounds that follow.
 * a trial of a worker that died is never given out again, and the chief waits for it for ever
   (keras-team/keras-tuner, oracle_chief.py: `exit_chief`).
+* `synchronized` keeps its lock when what it guards raises, and everybody waits for ever.
 * numbers go through its protocol in 32 bits, so that a choice that comes back is none of the
   choices (`Choice.value_to_prob`); values stay with the oracle.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+from keras_tuner.src.engine.conditions import Parent  # it has no public name
 
 from kbert.search_space import OPTIONS, Dimension, as_value
 from kbert.trials import Value
@@ -37,6 +40,27 @@ BEAT_SECONDS = 5
 LOST_SECONDS = 30
 """After how long without a word its trial is given to another."""
 RUNNING, COMPLETED, FAILED, IDLE, STOPPED = "RUNNING", "COMPLETED", "FAILED", "IDLE", "STOPPED"
+
+
+def synchronized(method: Callable[..., Any]) -> Callable[..., Any]:
+    """keras_tuner.synchronized for a method that may raise: the lock is given back first."""
+
+    @keras_tuner.synchronized
+    def held(self: KeptOracle, *args: Any) -> tuple[Any, Exception | None]:
+        try:
+            return method(self, *args), None
+        except Exception as error:
+            return None, error
+
+    @functools.wraps(method)
+    def call(self: KeptOracle, *args: Any) -> Any:
+        value, error = held(self, *args)
+        if error is not None:
+            self.on_error(error)
+            raise error
+        return value
+
+    return call
 
 
 class KeptOracle(keras_tuner.Oracle):
@@ -63,6 +87,9 @@ class KeptOracle(keras_tuner.Oracle):
         self.default = dict(default)
         self.lost_seconds = lost_seconds
         self.on_change: Callable[[], None] = lambda: None
+        self.on_error: Callable[[Exception], None] = lambda error: None
+        self.is_over = False
+        """Whether it has said that there are no more trials."""
         self._heard: dict[str, float] = {}
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -78,7 +105,7 @@ class KeptOracle(keras_tuner.Oracle):
         }
         return response
 
-    @keras_tuner.synchronized
+    @synchronized
     def create_trial(self, tuner_id: str) -> Any:
         """The next trial for a tuner; a copy, so that only `end_trial` changes it here."""
         self._heard[tuner_id] = time.monotonic()
@@ -88,11 +115,15 @@ class KeptOracle(keras_tuner.Oracle):
             # the worker of one of them may yet be lost
             self.tuner_ids.add(tuner_id)
             trial.status = IDLE
+        if trial.status == STOPPED and not self.is_over:
+            self.is_over = True
+            self.save()
         if trial.status == RUNNING:
+            self._keep_default_as_it_is(trial)
             self.on_change()
         return _bare(trial)
 
-    @keras_tuner.synchronized
+    @synchronized
     def get_trial(self, trial_id: str) -> Any:
         """A trial; a worker asks for its own to say that it is alive."""
         for tuner_id, trial in self.ongoing_trials.items():
@@ -100,7 +131,7 @@ class KeptOracle(keras_tuner.Oracle):
                 self._heard[tuner_id] = time.monotonic()
         return _bare(super().get_trial(trial_id))
 
-    @keras_tuner.synchronized
+    @synchronized
     def take_back_lost_trials(self) -> None:
         """Make those of silent workers the next to be given out."""
         now = time.monotonic()
@@ -115,22 +146,30 @@ class KeptOracle(keras_tuner.Oracle):
                 trial.metrics = type(trial.metrics)()
                 self._retry_queue.append(trial.trial_id)
 
-    @keras_tuner.synchronized
+    @synchronized
     def end_trial(self, trial: Any) -> None:
         """Record how a trial ended, once: a worker that was given up may end it too."""
         ours = self.trials[trial.trial_id]
         if ours.status in (COMPLETED, FAILED):
             return
-        trial.hyperparameters = ours.hyperparameters
-        super().end_trial(trial)
         if trial.trial_id in self._retry_queue:
             self._retry_queue.remove(trial.trial_id)
+        if trial.status == COMPLETED and not ours.metrics.exists(self.objective.name):
+            # another chief heard the figures, and is gone: the worker is asked again
+            owners = [name for name, running in self.ongoing_trials.items() if running is ours]
+            for owner in owners:
+                del self.ongoing_trials[owner]
+            self._retry_queue.append(trial.trial_id)
+            return
+        trial.hyperparameters = ours.hyperparameters
+        super().end_trial(trial)
         self.save()
         self.on_change()
 
     def save(self) -> None:
         """Replace the state on disk."""
         state = {
+            "is_over": self.is_over,
             "oracle": self.get_state(),
             "trials": [self.trials[name].get_state() for name in self.start_order],
         }
@@ -138,7 +177,10 @@ class KeptOracle(keras_tuner.Oracle):
             beside.write_text(json.dumps(state, indent=1), encoding="utf-8")
 
     def reload(self) -> None:
-        """Go on from the state on disk, if there is one; trials that ran are given out first."""
+        """Go on from the state on disk, if there is one.
+
+        Trials that ran stay with who ran them, until they have been silent for too long.
+        """
         try:
             state = json.loads(self._state_file().read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -147,9 +189,13 @@ class KeptOracle(keras_tuner.Oracle):
         trials = [kind.from_state(trial) for trial in state["trials"]]
         self.trials = {trial.trial_id: trial for trial in trials}
         self.set_state(state["oracle"])
-        running = [trial for trial in self.ongoing_trials.values() if trial.status == RUNNING]
-        self._retry_queue += [trial.trial_id for trial in running]
-        self.ongoing_trials = {}
+        self.is_over = state["is_over"]
+        self.ongoing_trials = {
+            tuner_id: trial
+            for tuner_id, trial in self.ongoing_trials.items()
+            if trial.status == RUNNING
+        }
+        self._heard = dict.fromkeys(self.ongoing_trials, time.monotonic())
 
     def _save_trial(self, trial: Any) -> None:
         """Nothing: `save` writes trials too."""
@@ -159,6 +205,13 @@ class KeptOracle(keras_tuner.Oracle):
 
     def _default_values(self) -> dict[str, Value]:
         return self.default
+
+    def _keep_default_as_it_is(self, trial: Any) -> None:
+        """Take back what keras-tuner drew for options that the default leaves to the model."""
+        if DEFAULT in trial.hyperparameters.values:
+            trial.hyperparameters = keras_tuner.HyperParameters()
+            trial.hyperparameters.values = {**self._default_values(), DEFAULT: 1}
+            self.save()
 
     def _comparable_trials(self) -> dict[str, Any]:
         """The trials that the algorithm learns from."""
@@ -218,7 +271,14 @@ class BayesianOracle(KeptOracle, keras_tuner.oracles.BayesianOptimizationOracle)
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """A function of seed and trials alone, whatever process asks."""
         self._random_state = np.random.RandomState((self.seed + len(self.trials)) % 2**32)
-        return super().populate_space(trial_id)
+        response = super().populate_space(trial_id)
+        for hyperparameter in self.hyperparameters.space:
+            # whole numbers without a step may come out one too large (Int.prob_to_value)
+            if isinstance(hyperparameter, keras_tuner.engine.hyperparameters.Int):
+                name, values = hyperparameter.name, response["values"]
+                if name in values:
+                    values[name] = min(values[name], hyperparameter.max_value)
+        return response
 
 
 class HyperbandOracle(KeptOracle, keras_tuner.oracles.HyperbandOracle):
@@ -255,27 +315,34 @@ class HyperbandOracle(KeptOracle, keras_tuner.oracles.HyperbandOracle):
         return trials
 
 
+def is_over(folder: Path) -> bool:
+    """Whether the search of a folder has given out all its trials, and all of them have ended."""
+    try:
+        return json.loads((folder / STATE).read_text(encoding="utf-8"))["is_over"]
+    except FileNotFoundError:
+        return False
+
+
 def hyperparameters(space: Sequence[Dimension]) -> keras_tuner.HyperParameters:
     """A space as keras-tuner knows it."""
     found = keras_tuner.HyperParameters()
-    for dimension in space:
-        with contextlib.ExitStack() as conditions:
-            for name, values in dimension.when:
-                conditions.enter_context(found.conditional_scope(name, list(values)))
-            _declare(found, dimension)
+    found.merge([_hyperparameter(dimension) for dimension in space])
     return found
 
 
-def _declare(found: keras_tuner.HyperParameters, dimension: Dimension) -> None:
+def _hyperparameter(dimension: Dimension) -> Any:
+    # conditional_scope knows no condition on a hyper-parameter that has one itself
+    kinds = keras_tuner.engine.hyperparameters
+    conditions = [Parent(name, list(values)) for name, values in dimension.when]
     if dimension.values or dimension.step:  # keras-tuner's steps miss a maximum of 3 * 0.1
-        found.Choice(dimension.name, list(dimension.choices or ()))
-        return
+        choices = list(dimension.choices or ())
+        return kinds.Choice(dimension.name, choices, conditions=conditions)
     sampling = "log" if dimension.log else "linear"
+    options: dict[str, Any] = {"sampling": sampling, "conditions": conditions}
     if dimension.type is int:
         bounds = int(dimension.minimum), int(dimension.maximum)
-        found.Int(dimension.name, *bounds, sampling=sampling)
-    else:
-        found.Float(dimension.name, dimension.minimum, dimension.maximum, sampling=sampling)
+        return kinds.Int(dimension.name, *bounds, **options)
+    return kinds.Float(dimension.name, dimension.minimum, dimension.maximum, **options)
 
 
 def _bare(trial: Any) -> Any:

@@ -38,13 +38,13 @@ class Spread:
     """Mean and standard deviation over seeds."""
 
     mean: float
-    deviation: float
-    """Of the sample (n - 1); 0 for one seed."""
+    deviation: float | None
+    """Of the sample (n - 1); None for one seed."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of some values."""
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import shutil
@@ -29,11 +30,12 @@ from kbert.search_space import Dimension, read_space, with_values
 from kbert.terminal import ProgressReport, print_table, trials_table
 from kbert.training import Interrupted, Progress, load_weights, save_weights
 from kbert.whole_files import written_whole
-from kbert.workers import check_environment, is_worker, local_workers
+from kbert.workers import check_environment, is_worker
 
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 # what may differ when a run goes on
 UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 CHIEF_SECONDS = 3600  # that a worker waits for the chief to begin, as long as keras-tuner does
 
 
@@ -80,6 +82,12 @@ def run(config: Config) -> int:
     except (Interrupted, KeyboardInterrupt):
         print(f"stopped; the same command goes on from {folder}.")
         return 130
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror}; the same command goes on."
+        ) from None
     except InputError:
         kept = ("checkpoints", "search", "retrained")
         if is_new and not is_worker() and not any((folder / name).exists() for name in kept):
@@ -124,9 +132,10 @@ def _is_finished(folder: Path, config: Config) -> bool:
     """Whether there is nothing left to do in the folder; InputError if it is another run's."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: this is a file.")
-    if not folder.exists() or not any(folder.iterdir()):
+    # a hidden file is what a process left that was killed while it wrote
+    if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
         return False
-    if config.resume == "never":
+    if config.resume == "never" and not is_worker():  # the chief has made the folder
         raise InputError(f"--output {folder} is not empty: --resume never needs a new folder.")
     try:
         old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -145,16 +154,27 @@ def _is_finished(folder: Path, config: Config) -> bool:
 
 
 def _check_experiments(materials: Materials, config: Config, space: tuple[Dimension, ...]) -> None:
-    """Every checkpoint that a search may try is read, with the longest texts it may try."""
-    choices = {d.name: d for d in space}
+    """Every checkpoint that a search may try is read, with the most that it may have to hold."""
+    experiments = [materials.experiment(config)]
+    choices = {dimension.name: dimension for dimension in space}
     checkpoints = choices["checkpoint"].values if "checkpoint" in choices else ()
-    largest = {}
-    for name in ("max_length", "frozen_layers"):
-        # whether there are so many blocks is not known where their number is tried too
-        if name in choices and not (name == "frozen_layers" and "num_layers" in choices):
-            largest[name] = max(choices[name].values or (choices[name].maximum,))
-    for values in ({}, largest, *({**largest, "checkpoint": name} for name in checkpoints)):
-        materials.experiment(with_values(config, values)).check()
+    for chosen in [{"checkpoint": name} for name in checkpoints] or [{}]:
+        largest = {
+            name: max(choices[name].values or (choices[name].maximum,))
+            for name in ("max_length", "frozen_layers")
+            if name in choices and choices[name].is_active(chosen)
+        }
+        if "num_layers" in choices:  # then it depends on it how many can be frozen
+            largest.pop("frozen_layers", None)
+        experiments.append(materials.experiment(with_values(config, {**chosen, **largest})))
+    for experiment in experiments:
+        experiment.check()
+    vocabularies = {experiment.task.tokenizer.vocabulary for experiment in experiments}
+    if len(vocabularies) > 1 and experiments[0].task.default_metric.endswith("loss"):
+        raise InputError(
+            "search.space.checkpoint: their vocabularies differ, so that losses over word pieces "
+            "cannot be compared."
+        )
 
 
 def _describe(materials: Materials, experiment: Experiment) -> None:
@@ -174,10 +194,10 @@ def _describe(materials: Materials, experiment: Experiment) -> None:
 
 def _work(materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path) -> None:
     """Run trials for the chief, which does all that comes after them."""
-    from kbert.search import search
+    from kbert.search import work
 
-    if space and not (folder / "retrained").exists():
-        search(materials, config, space, folder=folder / "search", tensorboard=_curves(config))
+    if space:
+        work(materials, config, space, folder=folder / "search", tensorboard=_curves(config))
     print("no trial is left: the chief goes on", flush=True)
 
 
@@ -240,18 +260,7 @@ def _search(
     from kbert.search_result import SearchResult
 
     curves = _curves(config)
-    workers = (
-        local_workers(
-            config.search.workers,
-            folder / "config.yaml",
-            results=str(folder / "search" / "trials" / "*" / "result.json"),
-        )
-        if config.search.workers
-        else contextlib.nullcontext()
-    )
-    with workers:
-        outcome = search(materials, config, space, folder=folder / "search", tensorboard=curves)
-    assert outcome is not None  # this process is no worker
+    outcome = search(materials, config, space, folder=folder / "search", tensorboard=curves)
     names = [dimension.name for dimension in space]
     print_table(trials_table(outcome.trials, outcome.objective, names))
 
@@ -322,7 +331,7 @@ def _searched(search: Mapping[str, Any]) -> dict[str, Any]:
         "objective": search["objective"],
         "score": winner["score"],
         "hyperparameters": winner["hyperparameters"],
-        "retrained_seeds": search["seeds"],
+        "retrained_seeds": winner["seeds"],
         "exported_seed": search["exported_seed"],
     }
 

@@ -39,37 +39,43 @@ class SearchResult:
         return {
             "objective": outcome.objective.metric,
             "trials": [_trial(trial) for trial in ranked(outcome.trials, outcome.objective)],
-            "winner": {**_trial(outcome.winner), "retrained": _spreads(self.winner)},
-            "default": {**_trial(outcome.default), "retrained": _spreads(self.default)},
-            "seeds": [run.seed for run in self.winner],
+            "winner": {**_trial(outcome.winner), **_spreads(self.winner)},
+            "default": {**_trial(outcome.default), **_spreads(self.default)},
             "exported_seed": self.exported.seed,
         }
 
     def table(self) -> Table:
         """The winner beside the default: the trials' own scores, and the spread over seeds."""
-        outcome, name = self.outcome, self.figure
+        outcome, figure = self.outcome, self.figure
         splits = list(self.winner[0].figures)
         columns = (
-            "", f"{name} of the trial",
-            *(f"{split} {name}, {len(self.winner)} seeds" for split in splits),
+            "", f"{outcome.objective.title} of the trial", "seeds",
+            *(f"{split} {figure}" for split in splits),
         )  # fmt: skip
-        rows: list[tuple] = [
-            (f"winner ({_label(outcome.winner)})", *_cells(outcome.winner, self.winner, name)),
-            (f"default ({_label(outcome.default)})", *_cells(outcome.default, self.default, name)),
+        rows = [
+            ("winner", outcome.winner, self.winner),
+            ("default", outcome.default, self.default),
         ]
-        rows[1] += ("",) * (len(columns) - len(rows[1]))
+        shown = [(f"{name} (trial {trial.name})", *self._cells(trial, runs, splits))
+                 for name, trial, runs in rows]  # fmt: skip
         if outcome.winner is not outcome.default and self.default:
-            rows.append(("gain", *self._gains(splits)))
-        return Table("the winner and the default, trained again with other seeds", columns, rows)
+            shown.append(("difference", *self._differences(splits)))
+        return Table("the winner and the default, trained again with other seeds", columns, shown)
 
-    def _gains(self, splits: Sequence[str]) -> list[str]:
+    def _cells(self, trial: Trial, runs: Sequence[SeedRun], splits: Sequence[str]) -> list[str]:
+        score = trial.status if trial.score is None else f"{trial.score:.4f}"
+        found = spreads(runs)
+        again = [_cell(found[split][self.figure]) if runs else "" for split in splits]
+        return [score, str(len(runs)), *again]
+
+    def _differences(self, splits: Sequence[str]) -> list[str]:
         ours, theirs = self.outcome.winner.score, self.outcome.default.score
-        gains = ["" if ours is None or theirs is None else f"{ours - theirs:+.4f}"]
+        found = ["" if ours is None or theirs is None else f"{ours - theirs:+.4f}", ""]
         winner, default = spreads(self.winner), spreads(self.default)
         for split in splits:
             difference = winner[split][self.figure].mean - default[split][self.figure].mean
-            gains.append(f"{difference:+.4f}")
-        return gains
+            found.append(f"{difference:+.4f}")
+        return found
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -84,19 +90,14 @@ def _trial(trial: Trial) -> dict[str, Any]:
 
 def _spreads(runs: Sequence[SeedRun]) -> dict[str, Any]:
     return {
-        split: {name: dataclasses.asdict(spread) for name, spread in figures.items()}
-        for split, figures in spreads(runs).items()
+        "seeds": [run.seed for run in runs],
+        "retrained": {
+            split: {name: dataclasses.asdict(spread) for name, spread in figures.items()}
+            for split, figures in spreads(runs).items()
+        },
     }
 
 
-def _label(trial: Trial) -> str:
-    return f"trial {trial.name}"
-
-
-def _cells(trial: Trial, runs: Sequence[SeedRun], name: str) -> list[str]:
-    score = trial.status if trial.score is None else f"{trial.score:.4f}"
-    return [score, *(_cell(figures[name]) for figures in spreads(runs).values())]
-
-
 def _cell(spread: Spread) -> str:
-    return f"{spread.mean:.4f} ± {spread.deviation:.4f}"
+    deviation = "" if spread.deviation is None else f" ± {spread.deviation:.4f}"
+    return f"{spread.mean:.4f}{deviation}"

@@ -48,7 +48,10 @@ PRESETS: dict[str, dict[str, list[Value]]] = {
 }
 KEYS = ("values", "min", "max", "step", "log", "when")
 WORDS = {int: "a whole number", float: "a number", str: "a text"}
-MOST_COMBINATIONS = 100_000  # that are looked at one by one before the search
+MOST_COMBINATIONS = 100_000  # that are looked at one by one
+MOST_STEPS = 10_000  # of a range
+LARGEST = 1e15
+DIVIDED = ("hidden_dim", "num_heads")  # the one by the other
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,12 @@ class Dimension:
 
     @property
     def choices(self) -> tuple[Value, ...] | None:
-        """Every value, None for a range without a step (of numbers that are not whole)."""
+        """Every value; None for a range without a step, but for that of some whole numbers."""
         if self.values:
             return self.values
-        step = self.step or (1 if self.type is int and not self.log else None)
+        step = self.step
+        if step is None and self.type is int and not self.log and self._length <= MOST_STEPS:
+            step = 1
         if step is None:
             return None
         # a hair over the whole number, so that 0.3 counts as three steps of 0.1
@@ -116,6 +121,11 @@ def read_space(config: Config) -> tuple[Dimension, ...]:
     _check_epochs(space, config)
     space = _parents_first(space)
     _check_together(space, config)
+    _check_objective(space, config)
+    if config.search.tuner == "grid":
+        grid = itertools.islice(combinations(tuple(space)), MOST_COMBINATIONS + 1)
+        if sum(1 for _ in grid) > MOST_COMBINATIONS:
+            raise InputError(f"search.space: a grid of over {MOST_COMBINATIONS:,} combinations.")
     return tuple(space)
 
 
@@ -149,6 +159,11 @@ def values_of(config: Config, space: tuple[Dimension, ...]) -> dict[str, Value]:
         if value is not None and dimension.is_active(found):
             found[dimension.name] = as_value(dimension.name, value)
     return found
+
+
+def shown_values(values: Mapping[str, Value], space: tuple[Dimension, ...]) -> dict[str, Value]:
+    """Of a trial's values those of the space, as tables show them."""
+    return {d.name: as_value(d.name, values[d.name]) for d in space if d.name in values}
 
 
 def combinations(space: tuple[Dimension, ...]) -> Iterator[dict[str, Value]]:
@@ -204,12 +219,14 @@ def _read_dimension(name: str, entry: Any, config: Config) -> Dimension:
     else:
         dimension = dataclasses.replace(_read_range(name, entry), when=when)
     for value in dimension.values or (dimension.minimum, dimension.maximum):
+        # sizes that must divide each other are looked at together, later
+        alone = {name: value} if name not in DIVIDED else {other: value for other in DIVIDED}
         try:
-            with_values(config, {name: value})
+            with_values(config, alone)
         except InputError as error:
-            # sizes that must divide each other are looked at together, later
-            if "a multiple of" not in str(error):
-                _refuse(name, str(error).rstrip("."))
+            _refuse(name, str(error).rstrip("."))
+    if name in DIVIDED and dimension.choices is None:
+        _refuse(name, "give a list of values or a step: not every number can be divided by heads")
     return dimension
 
 
@@ -246,8 +263,10 @@ def _read_values(name: str, values: Any) -> tuple[Value, ...]:
 def _read_value(name: str, value: Any) -> Value:
     kind = OPTIONS[name][1]
     fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or isinstance(value, bool) or value != value:
+    if not fits or isinstance(value, bool):
         _refuse(name, f"{value!r} is not {WORDS[kind]}")
+    if kind is not str and not abs(value) < LARGEST:  # nor is nan
+        _refuse(name, f"must be under {LARGEST:g}, received {str(value)[:20]}")
     return as_value(name, value)
 
 
@@ -270,6 +289,9 @@ def _read_range(name: str, entry: dict) -> Dimension:
         step = float(_read_value(name, step))
         if step <= least:
             _refuse(name, f"step must be over {least}, received {step:g}")
+        span = math.log(maximum / minimum, step) if log else (maximum - minimum) / step
+        if span > MOST_STEPS:
+            _refuse(name, f"a range of over {MOST_STEPS:,} steps: leave the step out")
     return Dimension(name, minimum=minimum, maximum=maximum, step=step, log=log)
 
 
@@ -323,12 +345,23 @@ def _check_condition(
             _refuse(child.name, f"when: {value!r} is not among the values of {name}")
 
 
+def _check_objective(space: list[Dimension], config: Config) -> None:
+    chosen = (config.train.best_metric or "").removeprefix("val_")
+    if chosen == "loss" and "label_smoothing" in {dimension.name for dimension in space}:
+        _refuse(
+            "label_smoothing",
+            "train.best_metric loss contains it, so that trials cannot be compared; name another",
+        )
+
+
 def _check_together(space: list[Dimension], config: Config) -> None:
     """Options that only fit together: hidden_dim and num_heads."""
     parents = {name for dimension in space for name, _ in dimension.when}
-    related = tuple(d for d in space if d.choices and d.name in {*FROM_SCRATCH, *parents})
+    related = tuple(
+        d for d in space if d.name in {*DIVIDED, *parents} and (d.values or d.name in DIVIDED)
+    )
     for values in itertools.islice(_combinations(related, {}), MOST_COMBINATIONS):
-        sizes = {name: value for name, value in values.items() if name in FROM_SCRATCH}
+        sizes = {name: value for name, value in values.items() if name in DIVIDED}
         try:
             with_values(config, sizes)
         except InputError as error:

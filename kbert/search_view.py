@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from kbert.config import Config
 from kbert.monitor import write_image
 from kbert.oracles import DEFAULT, HyperbandOracle, KeptOracle
 from kbert.plots import plot_search, save_figure
-from kbert.search_space import Dimension, as_value, values_of
+from kbert.search_space import Dimension, shown_values, values_of
 from kbert.terminal import TrialsReport
-from kbert.trial_folder import TrialFolder
+from kbert.trial_folder import trial_folder
 from kbert.trials import Objective, Trial, ranked, write_trials_csv
 
 STATUS = {"RUNNING": "running", "COMPLETED": "completed", "FAILED": "failed", "INVALID": "failed"}
@@ -45,14 +44,14 @@ class SearchView:
     ) -> None:
         self.oracle = oracle
         self.objective = objective
+        self.space = tuple(space)
         self.names = [dimension.name for dimension in space]
-        self.default = values_of(config, tuple(space))
+        self.default = values_of(config, self.space)
         self.keep = config.search.keep
         self.folder = folder
         self.tensorboard = tensorboard
         self.report = report
         self.ended = -1
-        self.lock = threading.Lock()
 
     def trials(self) -> list[Trial]:
         """Those that ended in the order of their ends, then those that run."""
@@ -62,34 +61,33 @@ class SearchView:
 
     def update(self) -> None:
         """Show and write how it stands; drop the weights of trials that are not the best."""
-        with self.lock:
-            trials = self.trials()
-            self.report.update(trials)
-            ended = len(self.oracle.end_order)
-            if ended == self.ended:
-                return
-            self.ended = ended
-            write_trials_csv(self.folder / "trials.csv", trials, self.names)
-            picture = self.folder / "search.png"
-            save_figure(plot_search(trials, self.objective, self.names), picture)
-            if self.tensorboard is not None:
-                write_image(self.tensorboard, "search", picture.read_bytes(), step=ended)
-            self._prune(trials)
+        trials = self.trials()
+        self.report.update(trials)
+        ended = len(self.oracle.end_order)
+        if ended == self.ended:
+            return
+        self.ended = ended
+        write_trials_csv(self.folder / "trials.csv", trials, self.names)
+        picture = self.folder / "search.png"
+        save_figure(plot_search(trials, self.objective, self.names), picture)
+        if self.tensorboard is not None:
+            write_image(self.tensorboard, "search", picture.read_bytes(), step=ended)
+        self._prune(trials)
 
-    def trial_folder(self, name: str) -> TrialFolder:
-        """Where a trial keeps what it needs."""
-        return trial_folder(self.folder, name)
+    def drop_checkpoints(self) -> None:
+        """When the search is over, and no trial goes on."""
+        for name in self.oracle.start_order:
+            trial_folder(self.folder, name).drop_checkpoints()
 
     def _record(self, trial: Any) -> Trial:
-        result = self.trial_folder(trial.trial_id).result() or {}
+        result = trial_folder(self.folder, trial.trial_id).result() or {}
         status = STATUS[trial.status]
         values = trial.hyperparameters.values
-        chosen = self.default if DEFAULT in values else values
         metrics = result.get("metrics", {})
         return Trial(
             name=trial.trial_id,
             status=status,
-            values={name: as_value(name, chosen[name]) for name in self.names if name in chosen},
+            values=shown_values(self.default if DEFAULT in values else values, self.space),
             score=metrics.get(self.objective.metric) if status == "completed" else None,
             metrics=metrics,
             epochs=result.get("epochs", 0),
@@ -105,15 +103,10 @@ class SearchView:
         }
         promotable = self.oracle.promotable() if isinstance(self.oracle, HyperbandOracle) else set()
         for trial in trials:
-            folder = self.trial_folder(trial.name)
+            folder = trial_folder(self.folder, trial.name)
             if trial.status == "running":
                 continue
             if trial.name not in best:
                 folder.drop_weights()
             if trial.name not in promotable:
                 folder.drop_checkpoints()
-
-
-def trial_folder(search: Path, name: str) -> TrialFolder:
-    """Folder of a trial in the folder of its search."""
-    return TrialFolder(search / "trials" / name)

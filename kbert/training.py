@@ -189,6 +189,9 @@ def fit(
     # 2. otherwise: the weights that the model came with, and new optimizer state.
     state = None if folder is None else latest_checkpoint(folder)
     progress = Progress() if state is None else read_progress(state)
+    if folder is not None:
+        for part in folder.glob(".*.safetensors.*"):  # a file that a killed process was writing
+            part.unlink()
     if state is not None:
         logger.info("going on from %s", state.name)
         _build_state(model, train, task, options)
@@ -232,6 +235,11 @@ def fit(
 def save_weights(model: keras.Model, path: Path) -> None:
     """Write a model's weights (no optimizer, no random state) under their paths."""
     _write(path, {variable.path: variable.numpy() for variable in model.weights}, {})
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether a metric is a loss of some kind, with or without "val_"."""
+    return metric.endswith(("loss", "perplexity"))
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
@@ -379,8 +387,7 @@ class _Keeper(keras.callbacks.Callback):
         best = self.progress.best_value
         if best is None or math.isnan(best):
             return True
-        smaller_is_better = self.metric.endswith(("loss", "perplexity"))
-        return value < best if smaller_is_better else value > best
+        return value < best if smaller_is_better(self.metric) else value > best
 
     def _keep_best(self) -> None:
         if not _keeps_best(self.options):

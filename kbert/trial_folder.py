@@ -23,6 +23,8 @@ class TrialFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = path.name
+        self._token = ""
         self.checkpoints = path / "checkpoints"
         self.weights = path / "model.safetensors"
         self._result = path / "result.json"
@@ -36,28 +38,30 @@ class TrialFolder:
             return None
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Record how the trial ended."""
+        """Record how the trial ended, unless it has ended already."""
+        if self._result.exists():
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with written_whole(self._result) as beside:
             text = json.dumps(result, indent=2, ensure_ascii=False)
             beside.write_text(text + "\n", encoding="utf-8")
 
-    def claim(self) -> str:
-        """Make it the caller's: whoever claims it last runs the trial. The caller's token."""
+    def claim(self) -> None:
+        """Make it the caller's: whoever claims it last runs the trial."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self._token = uuid.uuid4().hex
         claim = {
-            "token": uuid.uuid4().hex,
+            "token": self._token,
             "boot": _text(BOOT),
             "memory_kills": _memory_kills(),
             "attempts_killed": self.attempts_killed(),
         }
         with written_whole(self._owner) as beside:
             beside.write_text(json.dumps(claim), encoding="utf-8")
-        return claim["token"]
 
-    def belongs_to(self, token: str) -> bool:
-        """Whether nobody has claimed it since."""
-        return self._claim()["token"] == token
+    def is_ours(self) -> bool:
+        """Whether nobody has claimed it since this object did."""
+        return self._claim().get("token") == self._token
 
     def attempts_killed(self) -> int:
         """During how many attempts so far Linux has ended processes for want of memory.
@@ -75,8 +79,7 @@ class TrialFolder:
         """Start with the checkpoint that another trial ended with, unless this one has its own."""
         if self.checkpoints.exists():
             return
-        beside = self.path / "checkpoints.part"
-        shutil.rmtree(beside, ignore_errors=True)
+        beside = self.path / f"checkpoints.{self._token}"
         shutil.copytree(other.checkpoints, beside)
         beside.rename(self.checkpoints)
 
@@ -85,12 +88,18 @@ class TrialFolder:
         self.weights.unlink(missing_ok=True)
 
     def drop_checkpoints(self) -> None:
-        """Delete what only a trial that goes on needs."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        """Delete what only a trial that goes on needs, and what killed processes left of it."""
+        for part in (*self.path.glob("checkpoints*"), *self.path.glob(".model.safetensors.*")):
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
     def _claim(self) -> dict[str, Any]:
         text = _text(self._owner)
         return json.loads(text) if text else {}
+
+
+def trial_folder(search: Path, name: str) -> TrialFolder:
+    """Folder of a trial in the folder of its search."""
+    return TrialFolder(search / "trials" / name)
 
 
 def _memory_kills() -> int:

@@ -34,6 +34,8 @@ def check_environment(workers: int) -> None:
                 f"{name} is missing: with KERASTUNER_ORACLE_IP every process needs it "
                 "(chief, worker0, worker1 ...; docs/search.md)."
             )
+    if is_chief():
+        _check_address(os.environ["KERASTUNER_ORACLE_IP"], os.environ["KERASTUNER_ORACLE_PORT"])
     if is_chief() and workers:
         raise InputError(
             "search.workers starts workers on this machine, KERASTUNER_ORACLE_IP asks for workers "
@@ -142,12 +144,26 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen:
         # its standard input tells it when this process is gone; Ctrl-C is passed on by `stop`
-        return subprocess.Popen(
-            self.command, env=self.environment, stdin=subprocess.PIPE, start_new_session=True
+        process = subprocess.Popen(
+            self.command,
+            env={**self.environment, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
+        threading.Thread(target=self._say, args=(process,), daemon=True).start()
+        return process
+
+    def _say(self, process: subprocess.Popen) -> None:
+        """Pass its lines on: above the table, where there is a terminal."""
+        for line in process.stdout or ():
+            print(f"{self.name}: {line.rstrip()}", flush=True)
 
     def _watch(self) -> None:
-        starts, ended = 1, 0
+        starts, ended = 1, len(glob.glob(self.results))
         while starts < MOST_STARTS:
             status = self.process.wait()
             if status == 0 or self.stopping:
@@ -165,6 +181,20 @@ class _Worker:
 
 def _has_chief() -> bool:
     return "KERASTUNER_ORACLE_IP" in os.environ
+
+
+def _check_address(host: str, port: str) -> None:
+    """InputError if the chief cannot listen there."""
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0], socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(found[4])
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"KERASTUNER_ORACLE_IP {host}, KERASTUNER_ORACLE_PORT {port}: the chief cannot listen "
+            f"there ({error})."
+        ) from None
 
 
 def _free_port() -> int:

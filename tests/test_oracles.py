@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from kbert.oracles import (
     KeptOracle,
     RandomOracle,
     hyperparameters,
+    is_over,
 )
 from kbert.search_space import combinations, read_space
 
@@ -29,6 +32,7 @@ SPACE = {
     "batch_size": [16, 32],
     "frozen_layers": [0, 2],
     "layer_decay": {"values": [0.8, 0.9], "when": {"frozen_layers": 0}},
+    "warmup": {"values": [0.1, 0.2], "when": {"layer_decay": 0.8, "batch_size": [16, 32]}},
 }
 DISCRETE = {**SPACE, "learning_rate": [1e-4, 3e-4]}
 DEFAULTS = {"learning_rate": 5e-5, "batch_size": 32, "frozen_layers": 0, "layer_decay": 1.0}
@@ -132,6 +136,7 @@ def test_conditions_hold_and_values_are_short(tmp_path: Path) -> None:
     for trial in list(oracle.trials.values())[1:]:
         values = trial.hyperparameters.values
         assert ("layer_decay" in values) == (values["frozen_layers"] == 0)
+        assert ("warmup" in values) == (values.get("layer_decay") == 0.8)
         assert values["learning_rate"] == float(f"{values['learning_rate']:.6g}")
         assert 1e-5 <= values["learning_rate"] <= 1e-3
 
@@ -197,6 +202,59 @@ def test_a_trial_that_was_recorded_is_not_run_again(tmp_path: Path) -> None:
     assert again.create_trial("tuner0").trial_id == "1"
 
 
+def test_the_default_holds_what_the_options_say_alone(tmp_path: Path) -> None:
+    """Dropout that is left to the model has no value, though keras-tuner draws one."""
+    space = space_of({**SPACE, "dropout": [0.1, 0.2]})
+    oracle = new_oracle("random", tmp_path / "search", hyperparameters=hyperparameters(space))
+    list(run_trials(oracle))
+    assert oracle.trials["0"].hyperparameters.values == {**DEFAULTS, DEFAULT: 1}
+
+
+def test_a_round_that_fails_almost_whole(tmp_path: Path, monkeypatch) -> None:
+    """Hyperband goes on with failed trials too, which fail at once, and ends."""
+    monkeypatch.setattr(sys.modules[__name__], "fails", lambda trial: int(trial.trial_id) % 6)
+    oracle = new_oracle("hyperband", tmp_path / "search")
+    list(run_trials(oracle))
+    assert oracle.is_over
+    assert oracle.promotable() == set()
+
+
+def test_an_error_gives_the_lock_back(tmp_path: Path) -> None:
+    oracle = new_oracle("random", tmp_path / "search")
+    heard: list[Exception] = []
+    oracle.on_error = heard.append
+    with pytest.raises(KeyError):
+        oracle.get_trial("no such")
+    assert len(heard) == 1
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # as the chief's server has them
+        assert pool.submit(oracle.create_trial, "worker0").result(timeout=10).trial_id == "0"
+
+
+def test_the_end_is_remembered(tmp_path: Path) -> None:
+    oracle = new_oracle("random", tmp_path / "search")
+    assert not is_over(tmp_path / "search")
+    for _ in run_trials(oracle):
+        assert not is_over(tmp_path / "search")
+    again = new_oracle("random", tmp_path / "search")
+    again.reload()
+    assert again.is_over and is_over(tmp_path / "search")
+
+
+def test_whole_numbers_keep_their_maximum(tmp_path: Path) -> None:
+    """Where keras-tuner's own gives one more."""
+    space = space_of({"max_length": {"min": 32, "max": 64, "log": True}})
+    changes = {"hyperparameters": hyperparameters(space), "default": {"max_length": 128}}
+    oracle = new_oracle("bayesian", tmp_path / "search", **changes)
+    for _ in range(8):  # the longer, the better
+        trial = oracle.create_trial("tuner0")
+        length = trial.hyperparameters.values["max_length"]
+        oracle.update_trial(trial.trial_id, {"val_accuracy": length / 1000})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+    lengths = [trial.hyperparameters.values["max_length"] for trial in oracle.trials.values()]
+    assert max(lengths[1:]) == 64
+
+
 class TestWorkers:
     """Two of them, one of which falls silent."""
 
@@ -220,6 +278,31 @@ class TestWorkers:
             oracle.get_trial(mine.trial_id)
         assert oracle.create_trial("worker1").trial_id != mine.trial_id
         assert oracle.create_trial("worker0").trial_id == mine.trial_id
+
+    def test_a_new_chief_leaves_the_trials_with_their_workers(self, tmp_path: Path) -> None:
+        first = new_oracle("random", tmp_path / "search", lost_seconds=0.2)
+        mine, lost = first.create_trial("worker0"), first.create_trial("worker1")
+        chief = new_oracle("random", tmp_path / "search", lost_seconds=0.2)
+        chief.reload()
+        assert chief.create_trial("worker2").trial_id not in (mine.trial_id, lost.trial_id)
+        time.sleep(0.15)
+        chief.get_trial(mine.trial_id)
+        time.sleep(0.1)
+        assert chief.create_trial("worker3").trial_id == lost.trial_id
+        assert chief.create_trial("worker0").trial_id == mine.trial_id
+
+    def test_figures_that_another_chief_heard_are_asked_for_again(self, tmp_path: Path) -> None:
+        first = new_oracle("random", tmp_path / "search")
+        trial = first.create_trial("worker0")
+        first.update_trial(trial.trial_id, {"val_accuracy": 0.5})  # and it is killed
+        chief = new_oracle("random", tmp_path / "search")
+        chief.reload()
+        trial.status = "COMPLETED"
+        chief.end_trial(trial)
+        again = chief.create_trial("worker0")
+        assert again.trial_id == trial.trial_id
+        end(chief, again)
+        assert chief.end_order == [trial.trial_id]
 
     def test_every_trial_counts_once(self, tmp_path: Path) -> None:
         """Also if the silent worker was only slow, and ends its trial after all."""

@@ -120,6 +120,12 @@ def test_sizes_that_fit_together() -> None:
             {"learning_rate": {"min": 1e-5, "max": 1e-3, "log": True, "step": 0.5}},
             "learning_rate: step must be over 1",
         ),
+        ({"warmup": {"min": 0, "max": 1, "step": 1e-9}}, "warmup: a range of over 10,000 steps"),
+        ({"batch_size": [10**400]}, "batch_size: must be under 1e+15, received 1000000"),
+        ({"weight_decay": {"min": 0, "max": 1e16}}, "weight_decay: must be under 1e+15"),
+        ({"batch_size": {"min": 1, "max": 10**9}, "lr": [1]}, "search.space.lr: task"),
+        ({"warmup": None}, "warmup: values must be a list of at least one, received None"),
+        ({"warmup": {"values": [0.1], "when": [1]}}, "warmup: when must be {NAME: [VALUES]}"),
         ({"warmup": {"min": 0, "max": 1, "stop": 1}}, "warmup: there is no 'stop'; there are"),
         ({"warmup": {"values": [0.1], "min": 0}}, "warmup: values and a range exclude each other"),
         ({"checkpoint": {"min": "a", "max": "b"}}, "checkpoint: give a list of values"),
@@ -151,6 +157,13 @@ def test_bad_spaces_are_one_line(space: dict, message: str) -> None:
         (["--task", "masked_lm"], {"label_smoothing": [0.1]}, "task masked_lm has no such"),
         (["--search.epochs", "1"], {"epochs": [1]}, "search.epochs and search.space.epochs"),
         (["--search.tuner", "hyperband"], {"epochs": [1]}, "hyperband chooses the epochs"),
+        (["--train.best_metric", "loss"], {"label_smoothing": [0.1]}, "loss contains it"),
+        (["--search.tuner", "grid"], {"warmup": {"min": 0, "max": 1}}, "needs values or a step"),
+        (
+            ["--search.tuner", "grid"],
+            {"batch_size": {"min": 1, "max": 10000}, "max_length": {"min": 10, "max": 30}},
+            "a grid of over 100,000 combinations",
+        ),
     ],
 )
 def test_what_the_other_options_exclude(words: list[str], space: dict, message: str) -> None:
@@ -162,6 +175,8 @@ def test_sizes_that_do_not_fit_together() -> None:
     space = {"hidden_dim": {"min": 8, "max": 16, "step": 4}, "num_heads": [1, 8]}
     with pytest.raises(InputError, match="hidden_dim 12, num_heads 8: model.hidden_dim must be"):
         read_space(config_of(space, scratch=True))
+    with pytest.raises(InputError, match="give a list of values or a step"):
+        read_space(config_of({"hidden_dim": {"min": 8, "max": 64, "log": True}}, scratch=True))
     with pytest.raises(InputError, match="a model from scratch has none"):
         read_space(config_of({"checkpoint": ["bert"]}, scratch=True))
 
