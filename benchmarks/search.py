@@ -419,7 +419,7 @@ def report(results: Mapping[str, Any]) -> None:
 def report_gain(result: Mapping[str, Any]) -> None:
     """The winner beside the default configuration."""
     table = Table("", "trial's val_accuracy", "validation", "test", box=box.SIMPLE_HEAD)
-    table.title = f"accuracy, trained again with seeds {result['seeds']} (mean ± sd)"
+    table.title = f"accuracy, trained again with seeds {result['winner']['seeds']} (mean ± sd)"
     splits = ("validation", "test")
     means = {}
     for name in ("winner", "default"):

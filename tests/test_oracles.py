@@ -284,9 +284,11 @@ class TestWorkers:
         mine, lost = first.create_trial("worker0"), first.create_trial("worker1")
         chief = new_oracle("random", tmp_path / "search", lost_seconds=0.2)
         chief.reload()
-        assert chief.create_trial("worker2").trial_id not in (mine.trial_id, lost.trial_id)
+        new = chief.create_trial("worker2")
+        assert new.trial_id not in (mine.trial_id, lost.trial_id)
         time.sleep(0.15)
         chief.get_trial(mine.trial_id)
+        chief.get_trial(new.trial_id)
         time.sleep(0.1)
         assert chief.create_trial("worker3").trial_id == lost.trial_id
         assert chief.create_trial("worker0").trial_id == mine.trial_id
