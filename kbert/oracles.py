@@ -298,7 +298,8 @@ class HyperbandOracle(KeptOracle, keras_tuner.oracles.HyperbandOracle):
                     found |= {entry["id"] for entry in rounds[number - 1]} - gone_on
         for trial in self.trials.values():
             if trial.status == RUNNING:
-                found |= {trial.hyperparameters.values.get("tuner/trial_id")} - {None}
+                parent = trial.hyperparameters.values.get("tuner/trial_id")
+                found |= {parent} if parent else set()
         return found
 
     def _default_values(self) -> dict[str, Value]:

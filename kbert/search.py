@@ -248,7 +248,7 @@ def _time_of(
     rate = progress.examples_per_second or len(some) / start
     # measuring a row takes about a third of training on it
     seen = rows + len(experiment.splits["validation"]) / 3
-    epochs = sum(values.get("epochs", options.epochs) for values in ({}, *grid))
+    epochs = options.epochs + sum(int(of.get("epochs", options.epochs)) for of in grid)
     return start * (1 + len(grid)) + epochs * seen / rate, rate
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kbert.config import Config
 from kbert.monitor import write_image
@@ -15,7 +15,11 @@ from kbert.terminal import TrialsReport
 from kbert.trial_folder import trial_folder
 from kbert.trials import Objective, Trial, ranked, write_trials_csv
 
-STATUS = {"RUNNING": "running", "COMPLETED": "completed", "FAILED": "failed", "INVALID": "failed"}
+STATUS: dict[str, Literal["running", "completed", "failed"]] = {
+    "RUNNING": "running",
+    "COMPLETED": "completed",
+    "FAILED": "failed",
+}
 
 
 class SearchView:

@@ -149,7 +149,7 @@ class TaskHyperModel(keras_tuner.HyperModel):
         """Take what a trial of an earlier round ended with; the seconds that it took."""
         if "tuner/trial_id" not in values:
             return 0.0
-        earlier = trial_folder(self.folder, values["tuner/trial_id"])
+        earlier = trial_folder(self.folder, str(values["tuner/trial_id"]))
         result = earlier.result()
         if result is None or result["status"] == "failed":
             raise InputError(f"trial {earlier.name}, from which it would go on, failed.")
