@@ -57,7 +57,7 @@ def train_command(checkpoint: Path) -> list[str]:
         "--search.tuner": "random",
         "--search.trials": "2",
         "--search.epochs": "1",
-        "--search.fraction": "0.5",
+        "--search.fraction": "0.25",
         "--search.seeds": "1",
         "--search.space.learning_rate": "[2.0e-4, 3.0e-4]",
         "--search.space.batch_size": "[16, 32]",
