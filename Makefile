@@ -31,7 +31,7 @@ bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/quality.py
 
-# about 12 minutes on 2 quiet cores
+# about 22 minutes on 2 quiet cores
 bench-search: .venv/demo.done
 	$(VENV)/python benchmarks/search.py
 
