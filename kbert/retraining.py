@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
+
 from kbert.config import Config, as_yaml
 from kbert.evaluation import measure
-from kbert.experiment import Materials
+from kbert.experiment import Experiment, Materials
 from kbert.memory import released
 from kbert.monitor import TensorBoardMonitor
 from kbert.terminal import ProgressReport
@@ -88,6 +90,29 @@ def retrain(
     return runs
 
 
+def train_watched(
+    experiment: Experiment, *, name: str, folder: Path, tensorboard: Path | None
+) -> tuple[keras.Model, Progress]:
+    """Train a new model with a progress bar and curves, from where it was stopped.
+
+    Args:
+        experiment: What to train.
+        name: Its name on the terminal.
+        folder: Where checkpoints are.
+        tensorboard: Where the curves go; None for nowhere.
+    """
+    watchers: list = [ProgressReport(name, total_steps=experiment.total_steps)]
+    if tensorboard is not None:
+        every, options = experiment.config.monitor.every_steps, as_yaml(experiment.config)
+        watchers.append(TensorBoardMonitor(tensorboard, every_steps=every, options=options))
+    model = experiment.new_model()
+    try:
+        return model, experiment.train(model, folder=folder, callbacks=watchers)
+    finally:
+        for watcher in watchers:
+            watcher.close()
+
+
 def seeds_of(config: Config) -> list[int]:
     """Seeds of the runs after a search."""
     return [(config.train.seed + 1 + i) % 2**31 for i in range(config.search.seeds)]
@@ -143,18 +168,9 @@ def _train_and_measure(
     tensorboard: Path | None,
 ) -> None:
     experiment = materials.experiment(config)
-    callbacks: list = [ProgressReport(name, total_steps=experiment.total_steps)]
-    if tensorboard is not None:
-        every = config.monitor.every_steps
-        callbacks.append(
-            TensorBoardMonitor(tensorboard, every_steps=every, options=as_yaml(config))
-        )
-    model = experiment.new_model()
-    try:
-        progress = experiment.train(model, folder=folder / "checkpoints", callbacks=callbacks)
-    finally:
-        for callback in callbacks:
-            callback.close()
+    model, progress = train_watched(
+        experiment, name=name, folder=folder / "checkpoints", tensorboard=tensorboard
+    )
     exact = experiment.exact_model(model)
     figures = {
         split: _numbers(measure(exact, experiment.task, experiment.splits[split]).metrics)

@@ -24,10 +24,10 @@ from kbert.evaluation import collect, write_predictions
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
 from kbert.lineage import lineage
-from kbert.monitor import TensorBoardMonitor
+from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
 from kbert.search_space import Dimension, read_space, with_values
-from kbert.terminal import ProgressReport, print_table, trials_table
+from kbert.terminal import print_table, trials_table
 from kbert.training import Interrupted, Progress, load_weights, save_weights
 from kbert.whole_files import written_whole
 from kbert.workers import check_environment, is_worker
@@ -236,18 +236,12 @@ def _train_and_export(
 
 
 def _train(experiment: Experiment, folder: Path) -> Trained:
-    config = experiment.config
-    callbacks: list = [ProgressReport("train", total_steps=experiment.total_steps)]
-    curves = _curves(config)
-    if curves is not None:
-        every = config.monitor.every_steps
-        callbacks.append(TensorBoardMonitor(curves, every_steps=every, options=as_yaml(config)))
-    model = experiment.new_model()
-    try:
-        progress = experiment.train(model, folder=folder / "checkpoints", callbacks=callbacks)
-    finally:
-        for callback in callbacks:
-            callback.close()
+    model, progress = train_watched(
+        experiment,
+        name="train",
+        folder=folder / "checkpoints",
+        tensorboard=_curves(experiment.config),
+    )
     return Trained(experiment, experiment.exact_model(model), progress)
 
 
@@ -255,7 +249,6 @@ def _search(
     materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path
 ) -> Trained:
     # keras-tuner takes a second to import
-    from kbert.retraining import retrain
     from kbert.search import search
     from kbert.search_result import SearchResult
 
