@@ -351,12 +351,14 @@ def test_two_workers_one_of_which_is_killed(quick_options: list[str], tmp_path: 
         time.sleep(0.1)
     spread.kill()  # the chief too, while it trains the winner again
     output, _ = spread.communicate()
+    assert output.count("it is started again") == 1  # the others end with 0
     assert "ended with status -9: it is started again" in output
     assert "trial 4: batch_size" in output
     again = start(words("spread", search__workers=2))
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     assert "5 trials are kept" in output
+    assert "Fatal Python error" not in output
     assert train.main(words("alone")) == 0
     by_name = {row["trial"]: row for row in untimed(read_trials(tmp_path / "spread"))}
     assert list(by_name.values()) == untimed(read_trials(tmp_path / "alone"))
