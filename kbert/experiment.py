@@ -122,6 +122,7 @@ class Materials:
         require_files(config.data)
         self.config = config
         self.kind = task_class(config.task.name)
+        self._checkpoints: dict[str, Path] = {}
         self._tokenizers: dict[tuple[str | None, str | None], WordPieceTokenizer] = {}
         self._encoded: dict[str, dict[str, EncodedSplit]] = {}
         self.digests = data_digests(config.data)
@@ -137,12 +138,21 @@ class Materials:
         indices = self.dataset.splits["train"].labels if self.kind.labelled else []
         counts = np.bincount(indices, minlength=len(labels))
         task = self.kind(config, self._tokenizer(config), labels, counts)
-        return Experiment(config, task, self._splits(task), _checkpoint(config))
+        return Experiment(config, task, self._splits(task), self._checkpoint(config))
+
+    def _checkpoint(self, config: Config) -> Path | None:
+        """The folder, which a hub is asked for once and not by every trial."""
+        name = config.model.checkpoint
+        if not name:
+            return None
+        if name not in self._checkpoints:
+            self._checkpoints[name] = resolve(name, revision=config.model.revision)
+        return self._checkpoints[name]
 
     def _tokenizer(self, config: Config) -> WordPieceTokenizer:
         key = (config.model.checkpoint, config.model.vocab)
         if key not in self._tokenizers:
-            checkpoint = _checkpoint(config)
+            checkpoint = self._checkpoint(config)
             self._tokenizers[key] = (
                 tokenizer_from_files(checkpoint)
                 if checkpoint is not None
@@ -163,12 +173,6 @@ class Materials:
                 splits = {name: _first_rows(split) for name, split in splits.items()}
             self._encoded[key] = splits
         return self._encoded[key]
-
-
-def _checkpoint(config: Config) -> Path | None:
-    if not config.model.checkpoint:
-        return None
-    return resolve(config.model.checkpoint, revision=config.model.revision)
 
 
 def _first_rows(split: EncodedSplit) -> EncodedSplit:

@@ -1,6 +1,6 @@
 """keras-tuner's oracles, made to be stopped anywhere and to lose no trial.
 
-What keras-tuner 1.4 leaves open is closed here, and nowhere else:
+What keras-tuner 1.4's oracles leave open is closed here (what its tuner does, in kbert.tuner):
 
 * its state is many files, written in place; here it is one file, replaced whole. A trial that is
   recorded as ended is not run again.

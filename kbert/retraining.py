@@ -21,6 +21,9 @@ from kbert.training import Diverged, Progress, save_weights
 from kbert.trials import Objective
 from kbert.whole_files import written_whole
 
+RESULT = "result.json"
+WEIGHTS = "model.safetensors"
+
 
 @dataclass(frozen=True)
 class SeedRun:
@@ -74,19 +77,21 @@ def retrain(
     """
     runs = []
     for seed in seeds_of(config):
+        train = dataclasses.replace(config.train, seed=seed)
+        experiment = materials.experiment(dataclasses.replace(config, train=train))
+        place = folder / f"seed-{seed}"
+        curves = None if tensorboard is None else tensorboard / f"seed-{seed}"
         try:
-            run = _train(
-                materials,
-                dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed)),
-                objective,
-                name=f"{name}, seed {seed}",
-                folder=folder / f"seed-{seed}",
-                tensorboard=None if tensorboard is None else tensorboard / f"seed-{seed}",
-            )
+            if not (place / RESULT).exists():
+                with released():
+                    _train(
+                        experiment, objective,
+                        name=f"{name}, seed {seed}", folder=place, tensorboard=curves,
+                    )  # fmt: skip
         except Diverged as error:
             print(f"{name}, seed {seed}: {error}", flush=True)
         else:
-            runs.append(run)
+            runs.append(_read(place, seed))
     return runs
 
 
@@ -135,39 +140,23 @@ def median_run(runs: Sequence[SeedRun], objective: Objective) -> SeedRun:
     return ordered[(len(ordered) - 1) // 2]
 
 
-def _train(
-    materials: Materials,
-    config: Config,
-    objective: Objective,
-    *,
-    name: str,
-    folder: Path,
-    tensorboard: Path | None,
-) -> SeedRun:
-    result = folder / "result.json"
-    weights = folder / "model.safetensors"
-    if not result.exists():
-        with released():
-            _train_and_measure(
-                materials, config, objective, name=name, folder=folder, tensorboard=tensorboard
-            )
-    found = json.loads(result.read_text(encoding="utf-8"))
+def _read(folder: Path, seed: int) -> SeedRun:
+    """What `_train` found; its checkpoints are needed no more."""
+    found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     for state in (folder / "checkpoints").glob("*.safetensors"):
         state.unlink()
     progress = Progress(**found["progress"])
-    return SeedRun(config.train.seed, progress, found["score"], found["figures"], weights)
+    return SeedRun(seed, progress, found["score"], found["figures"], folder / WEIGHTS)
 
 
-def _train_and_measure(
-    materials: Materials,
-    config: Config,
+def _train(
+    experiment: Experiment,
     objective: Objective,
     *,
     name: str,
     folder: Path,
     tensorboard: Path | None,
 ) -> None:
-    experiment = materials.experiment(config)
     model, progress = train_watched(
         experiment, name=name, folder=folder / "checkpoints", tensorboard=tensorboard
     )
@@ -177,13 +166,13 @@ def _train_and_measure(
         for split in ("validation", "test")
         if split in experiment.splits
     }
-    save_weights(exact, folder / "model.safetensors")
+    save_weights(exact, folder / WEIGHTS)
     found = {
-        "score": progress.figures(config.train)[objective.metric],
+        "score": progress.figures(experiment.config.train)[objective.metric],
         "figures": figures,
         "progress": dataclasses.asdict(progress),
     }
-    with written_whole(folder / "result.json") as beside:
+    with written_whole(folder / RESULT) as beside:
         beside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

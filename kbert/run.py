@@ -30,13 +30,12 @@ from kbert.search_space import Dimension, read_space, with_values
 from kbert.terminal import print_table, trials_table
 from kbert.training import Interrupted, Progress, load_weights, save_weights
 from kbert.whole_files import written_whole
-from kbert.workers import check_environment, is_worker
+from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
 
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 # what may differ when a run goes on
 UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-CHIEF_SECONDS = 3600  # that a worker waits for the chief to begin, as long as keras-tuner does
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,14 +30,13 @@ from kbert.terminal import TrialsReport
 from kbert.training import Interrupted, latest_checkpoint, read_progress, save_weights
 from kbert.trial_folder import TrialFolder, trial_folder
 from kbert.trials import Objective, Value
-from kbert.workers import is_worker
+from kbert.workers import CHIEF_SECONDS, is_worker
 
 logger = logging.getLogger(__name__)
 keras_tuner.src.config.DEBUG = False  # prints the traceback of every trial that failed
 
 OWNED_SECONDS = 2  # how often a running trial looks whether it was given to another worker
 IDLE_SECONDS = 0.25  # how often a worker without a trial asks for one
-CHIEF_SECONDS = 3600  # that a worker waits for a chief that is gone, as long as keras-tuner does
 ATTEMPTS_KILLED = 2  # for want of memory, after which a trial has failed
 
 

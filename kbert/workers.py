@@ -15,7 +15,8 @@ from pathlib import Path
 
 from kbert.errors import InputError
 
-MOST_STARTS = 4  # of one worker, one after the other while no trial ends
+MOST_DEATHS = 3  # of one worker, one after the other while no trial ends
+CHIEF_SECONDS = 3600  # that a worker waits for a chief that is away, as long as keras-tuner does
 WAIT_SECONDS = 30  # for a worker to end by itself
 CHIEF = "chief"
 
@@ -57,7 +58,7 @@ def is_chief() -> bool:
 def local_workers(count: int, options: Path, *, results: str) -> Iterator[None]:
     """Make this process the chief of `count` workers on this machine.
 
-    A worker that dies is started again, and goes on with its trial; if it dies `MOST_STARTS` times
+    A worker that dies is started again, and goes on with its trial; if it dies `MOST_DEATHS` times
     while no trial ends, it stays away. Workers end when this process does, however it ends.
 
     Raises:
@@ -163,14 +164,14 @@ class _Worker:
             print(f"{self.name}: {line.rstrip()}", flush=True)
 
     def _watch(self) -> None:
-        starts, ended = 1, len(glob.glob(self.results))
-        while starts < MOST_STARTS:
+        deaths, ended = 0, len(glob.glob(self.results))
+        while deaths < MOST_DEATHS:
             status = self.process.wait()
             if status == 0 or self.stopping:
                 return
             before, ended = ended, len(glob.glob(self.results))
-            starts = 1 if ended > before else starts + 1
-            again = starts < MOST_STARTS
+            deaths = 0 if ended > before else deaths + 1
+            again = deaths < MOST_DEATHS
             what = "it is started again" if again else "it stays away"
             print(f"{self.name} ended with status {status}: {what}", flush=True)
             if again:
