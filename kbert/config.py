@@ -251,9 +251,37 @@ class MonitorOptions:
     """Write OUTPUT/tensorboard."""
     every_steps: int = 10
     """Steps between two points of the training curves."""
+    histograms: bool = False
+    """Histograms of weights and gradients after each epoch."""
+    profile: str | None = None
+    """First and last step to record for the Profile tab, such as 10,20; it needs
+    tensorboard-plugin-profile to be seen."""
+    attention_texts: list[str] = field(default_factory=list)
+    """Texts whose attention is drawn; by default three of the validation split."""
+    attention_layers: list[int] | None = None
+    """Layers whose attention is drawn, from 0; by default the last one."""
+    attention_heads: list[int] | None = None
+    """Heads whose attention is drawn, from 0; by default all."""
 
     def __post_init__(self) -> None:
         _check(self.every_steps >= 1, "monitor.every_steps", "at least 1", self.every_steps)
+        for name in ("attention_layers", "attention_heads"):
+            numbers = getattr(self, name)
+            valid = numbers is None or (bool(numbers) and min(numbers) >= 0)
+            _check(valid, f"monitor.{name}", "numbers from 0 on", numbers)
+        self.profiled_steps  # noqa: B018  # refuses what it cannot read
+
+    @property
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """First and last step of `profile`, from 1; None for no profile."""
+        if self.profile is None:
+            return None
+        first, _, last = self.profile.partition(",")
+        valid = first.strip().isdecimal() and last.strip().isdecimal()
+        steps = (int(first), int(last)) if valid else (0, 0)
+        wanted = "two steps such as 10,20, the first from 1 on and not after the last"
+        _check(1 <= steps[0] <= steps[1], "monitor.profile", wanted, self.profile)
+        return steps
 
 
 @dataclass
@@ -288,6 +316,9 @@ class ClassificationOptions:
     """Share of the target's probability spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weigh each class by the inverse of its frequency."""
+    calibrate: bool = False
+    """Divide the logits by a temperature, fitted on the validation split, for the probabilities of
+    the exported model, predictions.csv and the figures; the logits, and who wins, stay."""
 
     def __post_init__(self) -> None:
         valid = 0 <= self.label_smoothing < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,28 +12,79 @@ import pyarrow.csv
 import tensorflow as tf
 
 from kbert.batches import EncodedSplit, evaluation_batches, length_order
-from kbert.tasks.task import Scores, Task
+from kbert.tasks.task import Task
 from kbert.whole_files import written_whole
 
 BATCH_SIZE = 32
 
 
+class Evaluator:
+    """Measures a model on a split, as often as wanted; the graph is traced once.
+
+    Args:
+        model: Model of the task; its weights may change between two calls.
+        task: Brings loss, metrics and outputs.
+        split: Rows to measure, with all of their batches in the same order at every call.
+        batch_size: Rows a batch.
+    """
+
+    def __init__(
+        self, model: keras.Model, task: Task, split: EncodedSplit, *, batch_size: int = BATCH_SIZE
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.batches = evaluation_batches(split, task, batch_size=batch_size)
+        order = np.concatenate(length_order(split.lengths, batch_size=batch_size))
+        self.places = np.argsort(order)
+        self.loss = task.loss()
+        found = task.metrics()
+        self.unweighted, self.weighted = found.get("metrics", []), found.get("weighted_metrics", [])
+        self.measured = tf.function(self._measured, reduce_retracing=True)
+
+    def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Loss and metrics as training has them, and the task's outputs of every row.
+
+        Returns:
+            Figures by name, the loss being the mean over all rows by their weights; outputs as
+            `collect` gives them.
+        """
+        metrics = [*self.unweighted, *self.weighted]
+        for metric in metrics:
+            metric.reset_state()
+        losses, weights = 0.0, 0.0
+        collected: dict[str, list[np.ndarray]] = {}
+        for batch in self.batches:
+            outputs, loss, weight = self.measured(*batch)
+            losses += float(loss) * float(weight)
+            weights += float(weight)
+            for name, values in outputs.items():
+                collected.setdefault(name, []).append(values.numpy())
+        figures = {"loss": losses / weights if weights else 0.0}
+        figures |= {metric.name: float(metric.result()) for metric in metrics}
+        return figures, self._in_order(collected)
+
+    def _measured(
+        self, inputs: dict[str, tf.Tensor], targets: tf.Tensor, weights: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        predicted = self.model(inputs, training=False)
+        for metric in self.unweighted:
+            metric.update_state(targets, predicted)
+        for metric in self.weighted:
+            metric.update_state(targets, predicted, sample_weight=weights)
+        loss = self.loss(targets, predicted, sample_weight=weights)
+        return self.task.outputs(predicted, targets, weights), loss, tf.reduce_sum(weights)
+
+    def _in_order(self, collected: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+        """The parts of all batches as one array a name, in the order of the split."""
+        return {name: np.concatenate(parts)[self.places] for name, parts in collected.items()}
+
+
 def collect(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, np.ndarray]:
     """The task's outputs of every row, in the order of the split, each (rows, ...)."""
-    outputs = tf.function(
-        lambda inputs, targets, weights: task.outputs(model, inputs, targets, weights),
-        reduce_retracing=True,
-    )
-    collected: dict[str, list[np.ndarray]] = {}
-    for batch in evaluation_batches(split, task, batch_size=BATCH_SIZE):
-        for name, values in outputs(*batch).items():
-            collected.setdefault(name, []).append(values.numpy())
-    order = np.concatenate(length_order(split.lengths, batch_size=BATCH_SIZE))
-    places = np.argsort(order)
-    return {name: np.concatenate(parts)[places] for name, parts in collected.items()}
+    return Evaluator(model, task, split).validate()[1]
 
 
-def measure(model: keras.Model, task: Task, split: EncodedSplit) -> Scores:
+def measure(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, Any]:
     """The task's figures of a split."""
     return task.score(collect(model, task, split), split.labels)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kbert.config import TrainOptions
@@ -55,8 +56,50 @@ class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+class GlobalNormClipping:
+    """For an optimizer of Keras: clips as torch's clip_grad_norm_ does, and keeps the norm.
+
+    Keras' own `global_clipnorm` takes the gradient of an embedding as one row a token of the batch,
+    so that a token that comes twice counts as two small gradients and not as their sum.
+
+    Args:
+        clip_norm: Largest global norm of the gradients; 0 for no clipping.
+        *args: What the optimizer takes.
+        **kwargs: What the optimizer takes.
+    """
+
+    def __init__(self, *args, clip_norm: float = 0.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.clip_norm = clip_norm
+
+    def build(self, variables) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.gradient_norm = self.add_variable((), initializer="zeros", name="gradient_norm")
+
+    def apply(self, grads, trainable_variables=None) -> None:
+        """Update the variables; `gradient_norm` is then the norm before it was clipped."""
+        grads = [_one_row_an_index(grad) for grad in grads]
+        norm = tf.linalg.global_norm([tf.cast(_values(grad), tf.float32) for grad in grads
+                                      if grad is not None])  # fmt: skip
+        if self.clip_norm:
+            scale = tf.minimum(1.0, self.clip_norm / (norm + 1e-6))
+            grads = [_scaled(grad, scale) for grad in grads]
+        super().apply(grads, trainable_variables)
+        self.gradient_norm.assign(norm)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "clip_norm": self.clip_norm}
+
+
 @keras.saving.register_keras_serializable(package="kbert")
-class LayerwiseAdamW(keras.optimizers.Adam):
+class ClippedAdamW(GlobalNormClipping, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` with torch's clipping."""
+
+
+@keras.saving.register_keras_serializable(package="kbert")
+class LayerwiseAdamW(GlobalNormClipping, keras.optimizers.Adam):
     """AdamW whose learning rate falls by a factor from each Transformer block to the one below.
 
     Weight decay is decoupled, that of `UNDECAYED` is none, and it scales with the rate of its
@@ -142,7 +185,7 @@ def new_optimizer(
     )
     common = {
         "epsilon": 1e-8,
-        "global_clipnorm": options.clip_norm or None,
+        "clip_norm": options.clip_norm,
         "name": "adamw",
     }
     if options.layer_decay < 1:
@@ -152,11 +195,33 @@ def new_optimizer(
             decoupled_weight_decay=options.weight_decay,
             **common,
         )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay, **common)
+    optimizer = ClippedAdamW(schedule, weight_decay=options.weight_decay, **common)
     optimizer.exclude_from_weight_decay(
         var_list=[variable for variable in variables if not _is_decayed(variable.path)]
     )
     return optimizer
+
+
+def _one_row_an_index(grad):
+    """Sum the rows of a sparse gradient that are of one index."""
+    if not isinstance(grad, tf.IndexedSlices):
+        return grad
+    indices, places = tf.unique(grad.indices)
+    values = tf.math.unsorted_segment_sum(grad.values, places, tf.size(indices))
+    return tf.IndexedSlices(values, indices, grad.dense_shape)
+
+
+def _values(grad):
+    return grad.values if isinstance(grad, tf.IndexedSlices) else grad
+
+
+def _scaled(grad, scale):
+    if grad is None:
+        return None
+    scale = tf.cast(scale, grad.dtype)
+    if isinstance(grad, tf.IndexedSlices):
+        return tf.IndexedSlices(grad.values * scale, grad.indices, grad.dense_shape)
+    return grad * scale
 
 
 def _is_decayed(path: str) -> bool:

@@ -162,7 +162,7 @@ def _train(
     )
     exact = experiment.exact_model(model)
     figures = {
-        split: _numbers(measure(exact, experiment.task, experiment.splits[split]).metrics)
+        split: _numbers(measure(exact, experiment.task, experiment.splits[split]))
         for split in ("validation", "test")
         if split in experiment.splits
     }

@@ -19,10 +19,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from kbert.batches import EncodedSplit, evaluation_batches, training_batches
+from kbert.batches import EncodedSplit, training_batches
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
+from kbert.evaluation import Evaluator
 from kbert.loading import load_checkpoint_weights, read_encoder_config
 from kbert.optimizers import EMBEDDINGS, new_optimizer
 from kbert.tasks.task import Task
@@ -77,6 +78,18 @@ class Progress:
     def figures(self, options: TrainOptions) -> dict[str, float]:
         """Figures of the epoch whose weights `fit` leaves in the model."""
         return self.history[self.best_epoch if _keeps_best(options) else -1]
+
+
+class Watcher(keras.callbacks.Callback):
+    """A callback that is shown the outputs of every validation row, too."""
+
+    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+        """Look at them, before the `on_epoch_end` of the same epoch.
+
+        Args:
+            epoch: Its number, from 0.
+            outputs: As `kbert.evaluation.collect` gives them.
+        """
 
 
 def new_model(
@@ -171,7 +184,7 @@ def fit(
         validation: Rows to measure after each epoch.
         options: How.
         folder: Where checkpoints are, and where the run goes on from; None for none.
-        callbacks: What else looks on.
+        callbacks: What else looks on; a `Watcher` sees each validation.
         until_epoch: Number of finished epochs, at least 1, after which to stop; the learning
             rate's schedule spans all of options.epochs whatever it is. None for all of them.
 
@@ -195,9 +208,9 @@ def fit(
     if state is not None:
         logger.info("going on from %s", state.name)
         _build_state(model, train, task, options)
-    seen = None
+    evaluator = None
     if validation is not None:
-        seen = evaluation_batches(validation, task, batch_size=EVALUATION_BATCH_SIZE)
+        evaluator = Evaluator(model, task, validation, batch_size=EVALUATION_BATCH_SIZE)
     last = options.epochs if until_epoch is None else min(until_epoch, options.epochs)
     with _stop_on_signals() as asked:
         keeper = _Keeper(
@@ -209,6 +222,7 @@ def fit(
             steps=steps,
             began=began,
         )
+        validation_pass = [] if evaluator is None else [_Validation(evaluator, callbacks)]
         while progress.epoch < last and not progress.stopped:
             batches = training_batches(
                 train,
@@ -220,11 +234,10 @@ def fit(
             )
             model.fit(
                 batches,
-                validation_data=seen,
                 initial_epoch=progress.epoch,
                 epochs=progress.epoch + 1,
                 # the keeper is first: what comes after sees the restored state; and last to save
-                callbacks=[keeper, *callbacks, _Saver(keeper)],
+                callbacks=[keeper, *validation_pass, *callbacks, _Saver(keeper)],
                 shuffle=False,  # the batches are ordered already
                 verbose=0,
             )
@@ -396,6 +409,26 @@ class _Keeper(keras.callbacks.Callback):
             self.best_weights = self.model.get_weights()
         else:
             save_weights(self.model, self.folder / "best.safetensors")
+
+
+class _Validation(keras.callbacks.Callback):
+    """Measures the validation split after an epoch: its figures go into the epoch's own.
+
+    One pass gives figures and outputs. Keras' own validation gives figures alone, and the outputs
+    would cost a second one.
+    """
+
+    def __init__(self, evaluator: Evaluator, callbacks: list[keras.callbacks.Callback]) -> None:
+        super().__init__()
+        self.evaluator = evaluator
+        self.watchers = [callback for callback in callbacks if isinstance(callback, Watcher)]
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        figures, outputs = self.evaluator.validate()
+        if logs is not None:  # the dictionary that every callback after this one is given
+            logs.update({f"val_{name}": value for name, value in figures.items()})
+        for watcher in self.watchers:
+            watcher.on_validation(epoch, outputs)
 
 
 class _Saver(keras.callbacks.Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,9 +12,22 @@ import tensorflow as tf
 
 from kbert.config import ClassificationOptions, Config, EncoderConfig
 from kbert.heads import sequence_classifier
-from kbert.metrics import MacroF1, classification_figures, cross_entropy
+from kbert.metrics import MacroF1, classes_report, cross_entropy
 from kbert.preprocessing import BertPacker, WordPieceTokenizer
-from kbert.tasks.task import Reference, Scores, Signature, Table
+from kbert.tasks.task import Reference, Signature, Table
+
+MOST_SHOWN = 20  # classes of a confusion matrix on the terminal
+OVERALL = {
+    "accuracy": "accuracy",
+    "precision": "precision_macro",
+    "recall": "recall_macro",
+    "f1": "f1_macro",
+    "matthews": "matthews",
+    "roc auc": "roc_auc",
+    "log loss": "log_loss",
+    "calibration error": "ece",
+}
+"""Columns of the table of all classes, and their names in metrics.json."""
 
 
 class Classification:
@@ -24,6 +38,7 @@ class Classification:
     """
 
     labelled = True
+    classifies = True
     default_metric = "val_accuracy"
 
     def __init__(
@@ -37,6 +52,8 @@ class Classification:
         self.tokenizer = tokenizer
         self.labels = labels
         self.max_length = config.data.max_length
+        self.temperature = 1.0
+        """Probabilities are of the logits divided by it."""
         self.inputs = input_names(len(config.data.text_columns))
         self.encoding_key = [self.inputs, tokenizer.get_config()]
         self.packer = BertPacker(
@@ -86,28 +103,28 @@ class Classification:
         return {"metrics": [accuracy, MacroF1(len(self.labels))]}
 
     def outputs(
-        self, model: keras.Model, inputs: dict[str, tf.Tensor], targets: Any, weights: tf.Tensor
+        self, predicted: tf.Tensor, targets: Any, weights: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """label_index (batch,), probabilities and logits (batch, classes)."""
         del targets, weights
-        return self._answers(model, inputs)
+        return self._answers(predicted)
 
-    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> Scores:
-        """Accuracy, precision, recall, F1 and the confusion matrix; nothing without labels."""
+    def score(
+        self, outputs: dict[str, np.ndarray], labels: np.ndarray | None
+    ) -> dict[str, Any]:
+        """The loss, and all of `kbert.metrics.classes_report`; nothing without labels."""
         if labels is None:
-            return Scores({})
-        count = len(self.labels)
-        figures = classification_figures(labels, outputs["label_index"], num_classes=count)
+            return {}
         loss = cross_entropy(outputs["logits"], labels)
-        metrics = {
-            **figures.summary(),
-            "loss": loss,
-            "rows": len(labels),
-            "per_class": figures.per_class(self.labels),
-            "confusion_matrix": figures.confusion.tolist(),
-            "labels": list(self.labels),
-        }
-        return Scores(metrics, _tables(metrics))
+        report = classes_report(labels, outputs["probabilities"], self.labels)
+        return {"loss": loss, **report}
+
+    def tables(self, metrics: Mapping[str, Any]) -> list[Table]:
+        """Overall, by class, and the confusion matrix of up to 20 classes.
+
+        With intervals, and the figures of the linear model beside, where metrics has them.
+        """
+        return _tables(metrics) if metrics else []
 
     def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """The predicted class and a column p_CLASS for each class, nine digits."""
@@ -124,7 +141,7 @@ class Classification:
             return self.packer(self.encode(list(texts)))
 
         def serve(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
-            answers = self._answers(model, preprocess(*texts))
+            answers = self._answers(model(preprocess(*texts), training=False))
             names = tf.constant(self.labels)
             return {"label": tf.gather(names, answers["label_index"]), **answers}
 
@@ -143,18 +160,16 @@ class Classification:
             return {
                 "label": np.array(self.labels, object)[index],
                 "label_index": index,
-                "probabilities": tf.nn.softmax(logits.astype(np.float64)).numpy(),
+                "probabilities": tf.nn.softmax(logits / np.float64(self.temperature)).numpy(),
                 "logits": logits,
             }
 
         return Reference("BertForSequenceClassification", answers, "single_label_classification")
 
-    @staticmethod
-    def _answers(model: keras.Model, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        logits = model(inputs, training=False)
+    def _answers(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         return {
             "label_index": tf.argmax(logits, axis=-1, output_type=tf.int32),
-            "probabilities": tf.nn.softmax(logits),
+            "probabilities": tf.nn.softmax(logits / self.temperature),
             "logits": logits,
         }
 
@@ -166,18 +181,50 @@ def input_names(columns: int) -> tuple[str, ...]:
     return tuple(f"text_{letter}" for letter in string.ascii_lowercase[:columns])
 
 
-def _tables(metrics: dict[str, Any]) -> list[Table]:
-    names = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "loss")
-    overall = Table("overall", names, [tuple(metrics[name] for name in names)])
-    rows = [(label, *figures.values()) for label, figures in metrics["per_class"].items()]
-    per_class = Table("per class", ("class", "precision", "recall", "f1", "rows"), rows)
+def _tables(metrics: Mapping[str, Any]) -> list[Table]:
+    tables = [_overall(metrics), _per_class(metrics)]
     labels = metrics["labels"]
-    if len(labels) > 20:
-        return [overall, per_class]
-    counts = zip(labels, metrics["confusion_matrix"], strict=True)
-    confusion = Table(
-        "confusion matrix (rows: label, columns: prediction)",
-        ("", *labels),
-        [(label, *row) for label, row in counts],
-    )
-    return [overall, per_class, confusion]
+    if len(labels) <= MOST_SHOWN:
+        counts = zip(labels, metrics["confusion_matrix"], strict=True)
+        tables.append(
+            Table(
+                "confusion matrix (rows: label, columns: prediction)",
+                ("", *labels),
+                [(label, *row) for label, row in counts],
+            )
+        )
+    return tables
+
+
+def _overall(metrics: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, figures in (("BERT", metrics), ("linear model", metrics.get("baseline"))):
+        if figures is None:
+            continue
+        rows.append((name, *(_shown(figures.get(figure)) for figure in OVERALL.values())))
+        if intervals := figures.get("intervals"):
+            shown = [_interval(intervals.get(figure)) for figure in OVERALL.values()]
+            rows.append(("  95% of samples", *shown))
+    return Table("overall (means over classes)", ("", *OVERALL), rows)
+
+
+def _per_class(metrics: Mapping[str, Any]) -> Table:
+    columns = ("precision", "recall", "f1", "roc_auc", "rows")
+    baseline = metrics.get("baseline")
+    rows = []
+    for label, figures in metrics["per_class"].items():
+        row = [label, *(_shown(figures[column]) for column in columns)]
+        if baseline is not None:
+            row.append(_shown(baseline["per_class"][label]["f1"]))
+        rows.append(tuple(row))
+    linear = () if baseline is None else ("f1 of the linear model",)
+    return Table("per class", ("class", *columns, *linear), rows)
+
+
+def _shown(value: Any) -> Any:
+    """A figure that is not defined is a dash."""
+    return "-" if value is None else value
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"

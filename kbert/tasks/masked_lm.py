@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 from kbert.config import Config, EncoderConfig, MaskedLMOptions
 from kbert.heads import masked_lm
 from kbert.preprocessing import BertPacker, TokenMasker, WordPieceTokenizer
-from kbert.tasks.task import Reference, Scores, Signature, Table
+from kbert.tasks.task import Reference, Signature, Table
 
 
 class MaskedLM:
@@ -22,6 +23,7 @@ class MaskedLM:
     """
 
     labelled = False
+    classifies = False
     default_metric = "val_loss"
 
     def __init__(
@@ -90,31 +92,35 @@ class MaskedLM:
         return {"weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]}
 
     def outputs(
-        self, model: keras.Model, inputs: dict[str, tf.Tensor], targets: Any, weights: tf.Tensor
+        self, predicted: tf.Tensor, targets: Any, weights: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Sums over each row's masked pieces, (batch,): loss in nats, hits, pieces."""
-        logits = model(inputs, training=False)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-        hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == targets, tf.float32)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, predicted)
+        hits = tf.cast(tf.argmax(predicted, -1, output_type=tf.int32) == targets, tf.float32)
         return {
             "loss": tf.reduce_sum(loss * weights, axis=-1),
             "hits": tf.reduce_sum(hits * weights, axis=-1),
             "pieces": tf.reduce_sum(weights, axis=-1),
         }
 
-    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> Scores:
+    def score(
+        self, outputs: dict[str, np.ndarray], labels: np.ndarray | None
+    ) -> dict[str, Any]:
         """Loss, perplexity and accuracy over masked pieces, with masks that never change."""
         del labels
         sums = {name: values.sum(dtype=np.float64) for name, values in outputs.items()}
         pieces = max(1.0, sums["pieces"])
-        metrics = {
+        return {
             "loss": float(sums["loss"] / pieces),
             "perplexity": float(np.exp(sums["loss"] / pieces)),
             "accuracy": float(sums["hits"] / pieces),
             "masked_pieces": int(sums["pieces"]),
             "rows": len(outputs["loss"]),
         }
-        return Scores(metrics, [Table("masked words", tuple(metrics), [tuple(metrics.values())])])
+
+    def tables(self, metrics: Mapping[str, Any]) -> list[Table]:
+        """One of all figures."""
+        return [Table("masked words", tuple(metrics), [tuple(metrics.values())])]
 
     def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """None: the answer to a text without [MASK] is no prediction."""

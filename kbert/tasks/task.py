@@ -47,16 +47,6 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What evaluation says of a split."""
-
-    metrics: dict[str, Any]
-    """For metrics.json: numbers, lists and dictionaries of them."""
-    tables: list[Table] = field(default_factory=list)
-    """For the terminal."""
-
-
-@dataclass(frozen=True)
 class Table:
     """A titled table of text and numbers."""
 
@@ -84,6 +74,9 @@ class Task(Protocol):
     """Longest input in word pieces."""
     encoding_key: Any
     """All that `encode` depends on, as JSON, for the key of the cache."""
+    classifies: ClassVar[bool]
+    """Whether each row is of one of the labels, and the outputs are label_index (rows,),
+    probabilities and logits (rows, classes)."""
     default_metric: ClassVar[str]
     """Validation metric that a search looks at, such as val_accuracy."""
 
@@ -142,13 +135,28 @@ class Task(Protocol):
         ...
 
     def outputs(
-        self, model: keras.Model, inputs: dict[str, tf.Tensor], targets: Any, weights: tf.Tensor
+        self, predicted: tf.Tensor, targets: Any, weights: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """What evaluation collects of a batch, one tensor (batch, ...) a name."""
+        """What evaluation collects of a batch, one tensor (batch, ...) a name.
+
+        Args:
+            predicted: What the model gives, the logits.
+            targets: As in `batch`.
+            weights: As in `batch`.
+        """
         ...
 
-    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> Scores:
-        """Figures of a split from the outputs of all its rows."""
+    def score(
+        self, outputs: dict[str, np.ndarray], labels: np.ndarray | None
+    ) -> dict[str, Any]:
+        """Figures of a split from the outputs of all its rows, as metrics.json has them.
+
+        Numbers, and lists and dictionaries of them; {} where there is nothing to compare with.
+        """
+        ...
+
+    def tables(self, metrics: Mapping[str, Any]) -> list[Table]:
+        """What `score` found, with what was added to it, for the terminal."""
         ...
 
     def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:

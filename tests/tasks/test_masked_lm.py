@@ -100,7 +100,7 @@ def test_score_is_a_mean_over_pieces(task: MaskedLM) -> None:
         "hits": np.array([1.0, 1.0, 0.0], np.float32),
         "pieces": np.array([3.0, 1.0, 0.0], np.float32),
     }
-    metrics = task.score(outputs, None).metrics
+    metrics = task.score(outputs, None)
     assert metrics["loss"] == pytest.approx(7 / 4)
     assert metrics["perplexity"] == pytest.approx(np.exp(7 / 4))
     assert metrics["accuracy"] == pytest.approx(0.5)
