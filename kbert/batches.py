@@ -58,6 +58,8 @@ class EncodedSplit:
     """Row numbers in the file, int64 (rows,)."""
     labels: np.ndarray | None
     """Class index of each row, int32 (rows,)."""
+    source: Source | None = None
+    """The file; None where the ids are of no file."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,7 +72,7 @@ class EncodedSplit:
     def take(self, positions: np.ndarray) -> EncodedSplit:
         """Some of the rows, by their position in the split."""
         labels = None if self.labels is None else self.labels[positions]
-        return EncodedSplit(self.segments, self.rows[positions], labels)
+        return EncodedSplit(self.segments, self.rows[positions], labels, self.source)
 
 
 def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedSplit:
@@ -85,7 +87,7 @@ def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedS
     if not folder.exists():
         _encode_source(split.source, task, folder)
     segments = tuple(_read_column(path) for path in sorted(folder.glob("*.ids")))
-    return EncodedSplit(segments, split.rows, split.labels)
+    return EncodedSplit(segments, split.rows, split.labels, split.source)
 
 
 def epoch_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -131,6 +133,23 @@ def evaluation_batches(split: EncodedSplit, task: Task, *, batch_size: int) -> t
     """(inputs, targets, weights) of every row, sorted by length; the same at every call."""
     order = length_order(split.lengths, batch_size=batch_size)
     return _dataset(split, task, order, [(0, step) for step in range(len(order))])
+
+
+def epoch_sizes(
+    split: EncodedSplit, task: Task, *, batch_size: int, seed: int, epoch: int
+) -> np.ndarray:
+    """What the batches of `training_batches` hold, without making them.
+
+    Returns:
+        int64 (batches, 3): rows, tokens ([CLS] and [SEP] among them), and positions, which are
+        tokens and padding.
+    """
+    lengths = np.minimum(split.lengths, task.max_length)
+    order = epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
+    # [CLS], and a [SEP] after each segment
+    packed = np.minimum(split.lengths + 1 + len(split.segments), task.max_length)
+    sizes = [(len(rows), packed[rows].sum(), len(rows) * packed[rows].max()) for rows in order]
+    return np.array(sizes, np.int64)
 
 
 def _dataset(

@@ -12,6 +12,9 @@ import pyarrow.csv
 import tensorflow as tf
 
 from kbert.batches import EncodedSplit, evaluation_batches, length_order
+from kbert.calibration import reliability, softmax
+from kbert.metrics import classes_report, intervals, probability_figures
+from kbert.paired_tests import mcnemar
 from kbert.tasks.task import Task
 from kbert.whole_files import written_whole
 
@@ -87,6 +90,59 @@ def collect(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, np
 def measure(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, Any]:
     """The task's figures of a split."""
     return task.score(collect(model, task, split), split.labels)
+
+
+def appraise(
+    task: Task,
+    labels: np.ndarray | None,
+    outputs: dict[str, np.ndarray],
+    *,
+    baseline: np.ndarray | None,
+    temperature: float | None,
+) -> dict[str, Any]:
+    """All that metrics.json says of a split.
+
+    To `task.score` it adds, for a task that classifies: `intervals` by bootstrap; under `baseline`
+    the same figures of the linear model, and under `paired` McNemar's test of the two; under
+    `calibration` what the temperature does to log loss and calibration error.
+
+    Args:
+        task: What was done.
+        labels: Class index of each row, int (rows,); None where they are not known.
+        outputs: What `collect` found.
+        baseline: The linear model's probabilities (rows, classes); None without one.
+        temperature: Fitted on the validation split, applied or not; None without one.
+    """
+    metrics = task.score(outputs, labels)
+    if labels is None or not task.classifies:
+        return metrics
+    metrics["intervals"] = intervals(labels, outputs["probabilities"])
+    if baseline is not None:
+        linear = classes_report(labels, baseline, task.labels)
+        del linear["confusion_matrix"], linear["labels"]
+        metrics["baseline"] = {**linear, "intervals": intervals(labels, baseline)}
+        ours, theirs = outputs["label_index"] == labels, baseline.argmax(axis=1) == labels
+        test = mcnemar(ours, theirs)
+        metrics["paired"] = {
+            "only_ours": test.only_ours,
+            "only_baseline": test.only_theirs,
+            "p_value": test.p_value,
+        }
+    if temperature is not None:
+        metrics["calibration"] = {
+            "temperature": temperature,
+            "applied": task.temperature == temperature,
+            **_calibration("before", labels, softmax(outputs["logits"])),
+            **_calibration("after", labels, softmax(outputs["logits"], temperature)),
+        }
+    return metrics
+
+
+def _calibration(when: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    return {
+        f"ece_{when}": reliability(labels, probabilities).ece,
+        f"log_loss_{when}": probability_figures(labels, probabilities)["log_loss"],
+    }
 
 
 def write_predictions(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import keras
 
-from kbert.config import Config, as_yaml
+from kbert.config import Config
 from kbert.evaluation import measure
 from kbert.experiment import Experiment, Materials
 from kbert.memory import released
-from kbert.monitor import TensorBoardMonitor
 from kbert.terminal import ProgressReport
 from kbert.training import Diverged, Progress, save_weights
+from kbert.training_view import TrainingView
 from kbert.trials import Objective
 from kbert.whole_files import written_whole
 
@@ -106,16 +106,19 @@ def train_watched(
         folder: Where checkpoints are.
         tensorboard: Where the curves go; None for nowhere.
     """
-    watchers: list = [ProgressReport(name, total_steps=experiment.total_steps)]
-    if tensorboard is not None:
-        every, options = experiment.config.monitor.every_steps, as_yaml(experiment.config)
-        watchers.append(TensorBoardMonitor(tensorboard, every_steps=every, options=options))
+    report = ProgressReport(name, total_steps=experiment.total_steps)
+    view = None if tensorboard is None else TrainingView(experiment, tensorboard)
     model = experiment.new_model()
     try:
-        return model, experiment.train(model, folder=folder, callbacks=watchers)
+        callbacks = [report, *(view.callbacks if view is not None else ())]
+        progress = experiment.train(model, folder=folder, callbacks=callbacks)
+        if view is not None:
+            view.finish(model)
     finally:
-        for watcher in watchers:
-            watcher.close()
+        report.close()
+        if view is not None:
+            view.close()
+    return model, progress
 
 
 def seeds_of(config: Config) -> list[int]:

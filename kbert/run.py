@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import logging
+import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,17 +19,23 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
+from kbert.analysis import analyse
+from kbert.attribution import explain
+from kbert.baseline import Baseline, fit_baseline
+from kbert.calibration import fit_temperature
 from kbert.config import Config, as_dict, as_yaml, differences
 from kbert.errors import InputError
-from kbert.evaluation import collect, write_predictions
+from kbert.evaluation import appraise, collect, write_predictions
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
 from kbert.lineage import lineage
+from kbert.monitor import describe_search, end_trial, start_trial
+from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
-from kbert.search_space import Dimension, read_space, with_values
+from kbert.search_space import Dimension, hyperparameters, read_space, with_values
 from kbert.terminal import print_table, trials_table
-from kbert.training import Interrupted, Progress, load_weights, save_weights
+from kbert.training import Diverged, Interrupted, Progress, load_weights, save_weights
 from kbert.whole_files import written_whole
 from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
 
@@ -48,6 +55,18 @@ class Trained:
     progress: Progress
     search: Mapping[str, Any] | None = None
     """For metrics.json and the lineage."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A split."""
+
+    metrics: dict[str, Any]
+    """For metrics.json."""
+    outputs: dict[str, np.ndarray]
+    """Of every row, as `kbert.evaluation.collect` gives them."""
+    baseline: np.ndarray | None
+    """The linear model's probabilities (rows, classes)."""
 
 
 def run(config: Config) -> int:
@@ -203,44 +222,79 @@ def _work(materials: Materials, config: Config, space: tuple[Dimension, ...], fo
 def _train_and_export(
     materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path
 ) -> None:
+    linear = _linear_model(materials.experiment(config), folder / "baseline.safetensors")
     trained = (
         _search(materials, config, space, folder)
         if space
         else _train(materials.experiment(config), folder)
     )
-    experiment, exact, progress = trained.experiment, trained.model, trained.progress
+    experiment, exact = trained.experiment, trained.model
     metrics: dict[str, Any] = {} if trained.search is None else {"search": trained.search}
-    for name in ("validation", "test"):
-        if name in experiment.splits:
-            metrics[name] = _evaluate(experiment, exact, name, folder)
-    options = experiment.config.train
-    metrics["train"] = {
-        "examples_per_second": progress.examples_per_second,
-        "rows": len(experiment.splits["train"]),
-        "epochs": progress.epoch,
-        "best_epoch": None if progress.best_epoch is None else progress.best_epoch + 1,
-        "history": progress.history,
-        "learning_rate": options.learning_rate,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-    }
+    measured = _measure(experiment, exact, linear)
+    metrics |= {name: of.metrics for name, of in measured.items()}
+    metrics["train"] = _training_figures(materials, trained)
+    last = "test" if "test" in measured else next(iter(measured), None)
+    if last is not None:
+        _show(experiment, measured[last], last)
+    if "test" in measured:
+        predictions = folder / "predictions.csv"
+        outputs = measured["test"].outputs
+        write_predictions(predictions, experiment.task, experiment.splits["test"], outputs)
     _export(materials, config, trained, folder)
     save_weights(exact, folder / "checkpoints" / "model.safetensors")
+    analysis = _analyse(materials, trained, last, measured)
+    _write_json(folder / "analysis.json", analysis)
+    print(f"the whole run on one page: {write_report(folder, metrics=metrics)}")
     # a folder with metrics.json is finished; what is dropped after it is needed no more
-    _write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    _write_json(folder / "metrics.json", metrics)
     for state in (folder / "checkpoints").glob("step-*.safetensors"):
         state.unlink()
     for weights in (folder / "retrained").glob("*/*/model.safetensors"):
         weights.unlink()
 
 
+def _linear_model(experiment: Experiment, path: Path) -> dict[str, np.ndarray]:
+    """By split, the class probabilities of a linear model trained on the same rows; {} if none."""
+    task, splits = experiment.task, experiment.splits
+    if not task.classifies:
+        return {}
+    if path.exists():
+        linear = Baseline.load(path)
+    else:
+        began = time.monotonic()
+        linear = fit_baseline(
+            splits["train"],
+            num_classes=len(task.labels),
+            validation=splits.get("validation"),
+            seed=experiment.config.train.seed,
+        )
+        linear.save(path)
+        print(f"a linear model (TF-IDF) to compare with: {time.monotonic() - began:.1f} s")
+    return {
+        name: linear.probabilities(splits[name])
+        for name in ("validation", "test")
+        if name in splits
+    }
+
+
 def _train(experiment: Experiment, folder: Path) -> Trained:
-    model, progress = train_watched(
-        experiment,
-        name="train",
-        folder=folder / "checkpoints",
-        tensorboard=_curves(experiment.config),
-    )
+    config = experiment.config
+    curves = _curves(config)
+    if curves is not None:
+        describe_search(curves, [], [])
+        start_trial(curves, config.run_name, {**hyperparameters(config), "seed": config.train.seed})
+    try:
+        model, progress = train_watched(
+            experiment, name="train", folder=folder / "checkpoints", tensorboard=curves
+        )
+    except Diverged:
+        if curves is not None:
+            end_trial(curves, "failed")
+        raise
+    if curves is not None:
+        found = progress.figures(config.train).items()
+        figures = {name[4:]: value for name, value in found if name.startswith("val_")}
+        end_trial(curves, "completed", figures=figures)
     return Trained(experiment, experiment.exact_model(model), progress)
 
 
@@ -346,15 +400,56 @@ def _save_for_huggingface(model: keras.Model, task: Any, folder: Path) -> None:
     print(f"a checkpoint in HuggingFace layout: {folder}")
 
 
-def _evaluate(experiment: Experiment, model: keras.Model, name: str, folder: Path) -> dict:
-    task, split = experiment.task, experiment.splits[name]
-    outputs = collect(model, task, split)
-    scores = task.score(outputs, split.labels)
-    if name == "test":
-        write_predictions(folder / "predictions.csv", task, split, outputs)
-        for table in scores.tables:
-            print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
-    return scores.metrics
+def _measure(
+    experiment: Experiment, model: keras.Model, linear: Mapping[str, np.ndarray]
+) -> dict[str, Measured]:
+    """Validation and test; the temperature is fitted on the validation split."""
+    task, splits = experiment.task, experiment.splits
+    temperature = None
+    measured = {}
+    for name in ("validation", "test"):
+        if name not in splits:
+            continue
+        labels, outputs = splits[name].labels, collect(model, task, splits[name])
+        if name == "validation" and task.classifies:
+            temperature = fit_temperature(outputs["logits"], labels)
+            if experiment.config.task.calibrate:
+                task.temperature = temperature
+                outputs = collect(model, task, splits[name])
+        metrics = appraise(
+            task, labels, outputs, baseline=linear.get(name), temperature=temperature
+        )
+        measured[name] = Measured(metrics, outputs, linear.get(name))
+    return measured
+
+
+def _show(experiment: Experiment, measured: Measured, name: str) -> None:
+    for table in experiment.task.tables(measured.metrics):
+        print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
+
+
+def _training_figures(materials: Materials, trained: Trained) -> dict[str, Any]:
+    experiment, progress = trained.experiment, trained.progress
+    options, split = experiment.config.train, experiment.splits["train"]
+    labels = experiment.task.labels
+    figures = {
+        "examples_per_second": progress.examples_per_second,
+        "seconds": progress.elapsed,
+        # of the whole process so far; Linux counts in kilobytes
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "rows": len(split),
+        "epochs": progress.epoch,
+        "best_epoch": None if progress.best_epoch is None else progress.best_epoch + 1,
+        "history": progress.history,
+        "learning_rate": options.learning_rate,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+    }
+    if labels:
+        rows = materials.dataset.splits["train"].labels
+        figures["labels"] = list(labels)
+        figures["label_counts"] = np.bincount(rows, minlength=len(labels)).tolist()
+    return figures
 
 
 def _curves(config: Config) -> Path | None:
@@ -362,6 +457,10 @@ def _curves(config: Config) -> Path | None:
     if not config.monitor.tensorboard:
         return None
     return Path(config.output) / "tensorboard" / config.run_name
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:

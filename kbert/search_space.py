@@ -161,6 +161,14 @@ def values_of(config: Config, space: tuple[Dimension, ...]) -> dict[str, Value]:
     return found
 
 
+def hyperparameters(config: Config) -> dict[str, Value]:
+    """All hyper-parameters that the options set, whether or not a search tries them."""
+    names = [name for name in OPTIONS if _has_option(config, name)]
+    if config.model.checkpoint:
+        names = [name for name in names if name not in FROM_SCRATCH]
+    return values_of(config, tuple(Dimension(name) for name in names))
+
+
 def shown_values(values: Mapping[str, Value], space: tuple[Dimension, ...]) -> dict[str, Value]:
     """Of a trial's values those of the space, as tables show them."""
     return {d.name: as_value(d.name, values[d.name]) for d in space if d.name in values}

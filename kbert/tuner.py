@@ -19,15 +19,16 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
-from kbert.config import Config, as_yaml
+from kbert.config import Config
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials
 from kbert.memory import released
-from kbert.monitor import TensorBoardMonitor, end_trial, start_trial
+from kbert.monitor import end_trial, start_trial
 from kbert.oracles import BEAT_SECONDS, DEFAULT, KeptOracle
 from kbert.search_space import Dimension, shown_values, values_of, with_values
 from kbert.terminal import TrialsReport
 from kbert.training import Interrupted, latest_checkpoint, read_progress, save_weights
+from kbert.training_view import Curves
 from kbert.trial_folder import TrialFolder, trial_folder
 from kbert.trials import Objective, Value
 from kbert.workers import CHIEF_SECONDS, is_worker
@@ -100,16 +101,12 @@ class TaskHyperModel(keras_tuner.HyperModel):
         before = self._go_on(hp.values, folder)
         until = hp.values.get("tuner/epochs")
         callbacks: list[Any] = [_Owned(folder), _Shown(self.report, folder.name, experiment)]
-        with contextlib.ExitStack() as open_monitors:
-            curves = self.curves(folder.name)
-            if curves is not None:
-                every, options = self.config.monitor.every_steps, as_yaml(experiment.config)
-                monitor = TensorBoardMonitor(curves, every_steps=every, options=options)
-                callbacks.append(monitor)
-                open_monitors.enter_context(contextlib.closing(monitor))
-            progress = experiment.train(
-                model, folder=folder.checkpoints, callbacks=callbacks, until_epoch=until
-            )
+        curves = self.curves(folder.name)
+        if curves is not None:
+            callbacks.append(Curves(experiment, curves))
+        progress = experiment.train(
+            model, folder=folder.checkpoints, callbacks=callbacks, until_epoch=until
+        )
         figures = progress.figures(experiment.config.train)
         metrics = {name: value for name, value in figures.items() if name.startswith("val_")}
         if not math.isfinite(metrics[self.objective.metric]):

@@ -1,0 +1,486 @@
+"""How a training stands, for TensorBoard: watchers that look, and `kbert.monitor` that writes."""
+
+from __future__ import annotations
+
+import html
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kbert import monitor
+from kbert.attribution import attentions
+from kbert.batches import EncodedSplit, epoch_sizes, evaluation_batches, length_order
+from kbert.calibration import reliability
+from kbert.config import as_yaml
+from kbert.data import read_rows
+from kbert.evaluation_plots import plot_attention, plot_confusion, plot_reliability
+from kbert.experiment import Experiment
+from kbert.metrics import classification_figures
+from kbert.plots import png
+from kbert.tasks.task import Task
+from kbert.training import Watcher
+
+SAMPLE_ROWS = 500  # of the validation split, whose vectors and texts are shown
+BATCH_SIZE = 32  # of their vectors
+WORST_ROWS = 20  # texts of a table
+MOST_CLASSES = 20  # with curves of their own
+LONGEST_TEXT = 300  # letters of a text in a table
+DRAWN_TEXTS = 3  # whose attention is drawn
+DRAWN_LETTERS = 80  # of each: a heat map of more is not read
+MARKDOWN = str.maketrans({mark: f"&#{ord(mark)};" for mark in "\\`*_{}[]()#+-.!|~$\n\r\t"})
+
+
+class Curves(Watcher):
+    """Scalars of training and validation, the options as text.
+
+    Training goes to FOLDER/train and validation to FOLDER/validation under the same tags, so
+    that both stand in one chart: by step `loss` and the task's metrics over the last steps, and
+    at the end of each epoch those of validation; by epoch `epoch_loss` and so on. By step, too,
+    learning_rate, gradient_norm (before clipping), examples and tokens a second, and the share of
+    padding among the positions of the batches.
+
+    Args:
+        experiment: What is trained.
+        folder: Where TensorBoard looks.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        super().__init__()
+        self.experiment = experiment
+        self.every_steps = experiment.config.monitor.every_steps
+        self.train = monitor.EventFile(folder / "train")
+        self.validation = monitor.EventFile(folder / "validation")
+        self.before: list[np.ndarray] | None = None
+        self.sizes = np.zeros((0, 3), np.int64)
+        self.began = 0.0
+        self.seconds = 0.0
+        self.timed: list[int] = []
+        self.is_traced = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if step_of(self.model) == 0:
+            options = f"```yaml\n{as_yaml(self.experiment.config)}\n```"
+            self.train.write([monitor.text("options", options)], step=0)
+        train = self.experiment.config.train
+        self.sizes = epoch_sizes(
+            self.experiment.splits["train"], self.experiment.task,
+            batch_size=train.batch_size, seed=train.seed, epoch=epoch,
+        )  # fmt: skip
+        self.before = self._sums()
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        step = step_of(self.model)
+        if self.is_traced:  # the first step of a process is no measure of speed
+            self.seconds += time.perf_counter() - self.began
+            self.timed.append((step - 1) % len(self.sizes))
+        self.is_traced = True
+        if step % self.every_steps == 0:
+            figures = {**self._window(), **self._optimizer(), **self._speed()}
+            self.train.write([monitor.scalar(*item) for item in figures.items()], step=step)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        trained, measured = {}, {}
+        for name, value in (logs or {}).items():
+            values = measured if name.startswith("val_") else trained
+            values[name.removeprefix("val_")] = value
+        for file, values in ((self.train, trained), (self.validation, measured)):
+            scalars = [monitor.scalar(f"epoch_{name}", value) for name, value in values.items()]
+            if scalars:
+                file.write(scalars, step=epoch + 1)
+        if measured:  # beside the training's points, on the axis of steps
+            scalars = [monitor.scalar(*item) for item in measured.items()]
+            self.validation.write(scalars, step=step_of(self.model))
+
+    def _sums(self) -> list[np.ndarray]:
+        return [variable.numpy() for variable in self.model.metrics_variables]
+
+    def _window(self) -> dict[str, float]:
+        """Metrics since the last point: they are of sums, so of the difference of the sums."""
+        now = self._sums()
+        if self.before is not None and len(self.before) == len(now):
+            self._assign([new - old for new, old in zip(now, self.before, strict=True)])
+        values = {name: float(value) for name, value in self.model.get_metrics_result().items()}
+        self._assign(now)
+        self.before = now
+        return values
+
+    def _assign(self, values: list[np.ndarray]) -> None:
+        for variable, value in zip(self.model.metrics_variables, values, strict=True):
+            variable.assign(value)
+
+    def _optimizer(self) -> dict[str, float]:
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16's loss scaling
+        return {
+            "learning_rate": float(optimizer.learning_rate),
+            "gradient_norm": float(optimizer.gradient_norm),
+        }
+
+    def _speed(self) -> dict[str, float]:
+        """Of the steps since the last point."""
+        if not self.timed:
+            return {}
+        rows, tokens, positions = self.sizes[self.timed].sum(axis=0)
+        seconds, self.seconds, self.timed = self.seconds, 0.0, []
+        return {
+            "examples_per_second": rows / seconds,
+            "tokens_per_second": tokens / seconds,
+            "padding_share": 1 - tokens / positions,
+        }
+
+
+class ClassPictures(Watcher):
+    """What validation says of each class after each epoch, for tasks that classify.
+
+    F1 and precision-recall curve of each class (of the most frequent ones where there are many),
+    confusion matrix and reliability as pictures, and the texts with the largest losses.
+
+    Args:
+        experiment: What is trained; it has a validation split.
+        folder: Where TensorBoard looks.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        super().__init__()
+        self.labels = experiment.task.labels
+        self.split = experiment.splits["validation"]
+        self.file = monitor.EventFile(folder / "validation", suffix=".classes")
+        counts = np.bincount(self.split.labels, minlength=len(self.labels))
+        self.shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
+        self.sample = sample_of(self.split)
+        self.texts: list[str] = []
+
+    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+        step = step_of(self.model)
+        labels, probabilities = self.split.labels, outputs["probabilities"]
+        figures = classification_figures(
+            labels, outputs["label_index"], num_classes=len(self.labels)
+        )
+        calibration = reliability(labels, probabilities)
+        values = [
+            monitor.scalar(f"f1/{self.labels[index]}", figures.f1[index]) for index in self.shown
+        ]
+        values += [
+            monitor.pr_curve(
+                f"precision_recall/{self.labels[index]}",
+                labels == index,
+                probabilities[:, index],
+                title=self.labels[index],
+            )
+            for index in self.shown
+        ]
+        confusion = plot_confusion(figures.confusion, self.labels)
+        values.append(monitor.image("confusion_matrix", png(confusion)))
+        reliable = plot_reliability(
+            calibration.edges,
+            calibration.confidence,
+            calibration.accuracy,
+            calibration.counts,
+            ece=calibration.ece,
+        )
+        values.append(monitor.image("reliability", png(reliable)))
+        values.append(monitor.text("worst_losses", self._worst(outputs)))
+        self.file.write(values, step=step)
+
+    def _worst(self, outputs: dict[str, np.ndarray]) -> str:
+        """A table of texts in Markdown, the largest loss first."""
+        if not self.texts:
+            self.texts = texts_of(self.split, self.sample)
+        gold = self.split.labels[self.sample]
+        probabilities = outputs["probabilities"][self.sample]
+        of_gold = probabilities[np.arange(len(gold)), gold]
+        guesses = outputs["label_index"][self.sample]
+        lines = ["| row | gold | predicted | p(gold) | p(predicted) | loss | text |", "|" + "---|" * 7]
+        for place in np.argsort(of_gold, kind="stable")[:WORST_ROWS]:
+            loss = -np.log(max(of_gold[place], 1e-30))
+            cells = (
+                str(self.split.rows[self.sample[place]] + 1),
+                self.labels[gold[place]],
+                self.labels[guesses[place]],
+                f"{of_gold[place]:.4f}",
+                f"{probabilities[place, guesses[place]]:.4f}",
+                f"{loss:.3f}",
+                self.texts[place],
+            )
+            lines.append("|" + "|".join(plain_markdown(cell) for cell in cells) + "|")
+        return "\n".join(lines)
+
+
+class ForwardPass:
+    """A model's way from word pieces to logits, and the pooled vector on it; traced once."""
+
+    def __init__(self) -> None:
+        self.function: tf.types.experimental.PolymorphicFunction | None = None
+
+    def of(self, model: keras.Model) -> tf.types.experimental.ConcreteFunction:
+        """Inputs of any batch and length to [pooled_output, logits]."""
+        if self.function is None:
+            both = keras.Model(model.input, [model.get_layer("pooler").output, model.output])
+            self.function = tf.function(lambda inputs: both(inputs, training=False))
+        specs = {
+            name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+            for name, tensor in model.input.items()
+        }
+        return self.function.get_concrete_function(specs)
+
+
+class ModelGraph(Watcher):
+    """The graph of the forward pass.
+
+    Args:
+        forward: Makes it.
+        folder: Where TensorBoard looks.
+    """
+
+    def __init__(self, forward: ForwardPass, folder: Path) -> None:
+        super().__init__()
+        self.forward = forward
+        self.folder = folder / "train"
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if step_of(self.model) == 0:
+            graph = self.forward.of(self.model).graph.as_graph_def(add_shapes=True)
+            monitor.write_graph(self.folder, graph)
+
+
+class Projection(Watcher):
+    """The pooled vectors of validation texts before training and after.
+
+    Args:
+        experiment: What is trained; its task classifies, and it has a validation split.
+        forward: Gives the vectors.
+        folder: Where TensorBoard looks.
+    """
+
+    def __init__(self, experiment: Experiment, forward: ForwardPass, folder: Path) -> None:
+        super().__init__()
+        self.task = experiment.task
+        self.forward = forward
+        self.folder = folder / "validation"
+        split = experiment.splits["validation"]
+        self.split = split.take(sample_of(split))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if step_of(self.model) == 0:
+            self._write("before")
+
+    def finish(self) -> None:
+        """Show the vectors of the weights that training ended with."""
+        self._write("after")
+
+    def _write(self, name: str) -> None:
+        vectors, logits = self._vectors()
+        labels = self.task.labels
+        columns = {
+            "label": [labels[index] for index in self.split.labels],
+            "prediction": [labels[index] for index in logits.argmax(axis=1)],
+            "text": texts_of(self.split, np.arange(len(self.split))),
+        }
+        monitor.write_projector(self.folder, name, vectors, columns)
+
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, hidden) and (rows, classes), float32."""
+        forward = self.forward.of(self.model)
+        parts = [
+            [tensor.numpy().astype(np.float32) for tensor in forward(**inputs)]
+            for inputs, _, _ in evaluation_batches(self.split, self.task, batch_size=BATCH_SIZE)
+        ]
+        order = np.concatenate(length_order(self.split.lengths, batch_size=BATCH_SIZE))
+        vectors, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+        places = np.argsort(order)
+        return vectors[places], logits[places]
+
+
+class Histograms(Watcher):
+    """Weights, and the gradients of one batch of training rows, after each epoch."""
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        super().__init__()
+        self.task = experiment.task
+        rows = np.arange(min(experiment.config.train.batch_size, len(experiment.splits["train"])))
+        split = experiment.splits["train"].take(rows)
+        self.batches = evaluation_batches(split, self.task, batch_size=len(rows))
+        self.file = monitor.EventFile(folder / "train", suffix=".histograms")
+        self.gradients = tf.function(self._gradients, reduce_retracing=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        variables = self.model.trainable_variables
+        inputs, targets, weights = next(iter(self.batches))
+        values = [monitor.histogram(f"weights/{v.path}", v.numpy()) for v in variables]
+        for variable, gradient in zip(
+            variables, self.gradients(inputs, targets, weights), strict=True
+        ):
+            if gradient is not None:
+                values.append(monitor.histogram(f"gradients/{variable.path}", gradient.numpy()))
+        self.file.write(values, step=step_of(self.model))
+
+    def _gradients(self, inputs, targets, weights) -> list[tf.Tensor | None]:
+        variables = [variable.value for variable in self.model.trainable_variables]
+        with tf.GradientTape() as tape:
+            predicted = self.model(inputs, training=False)
+            loss = self.task.loss()(targets, predicted, sample_weight=weights)
+        found = tape.gradient(loss, variables)
+        return [None if part is None else tf.convert_to_tensor(part) for part in found]
+
+
+class Profile(Watcher):
+    """TensorFlow's profile of some steps.
+
+    Args:
+        folder: Where TensorBoard looks.
+        steps: The first and the last step, from 1.
+    """
+
+    def __init__(self, folder: Path, steps: tuple[int, int]) -> None:
+        super().__init__()
+        self.folder = folder / "train"
+        self.first, self.last = steps
+        self.is_on = False
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if step_of(self.model) + 1 == self.first:
+            monitor.start_profile(self.folder)
+            self.is_on = True
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if step_of(self.model) >= self.last:
+            self.close()
+
+    def close(self) -> None:
+        """Write what has been recorded."""
+        if self.is_on:
+            monitor.stop_profile()
+            self.is_on = False
+
+
+class TrainingView:
+    """All that TensorBoard shows of one training.
+
+    Args:
+        experiment: What is trained.
+        folder: Where TensorBoard looks.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        options = experiment.config.monitor
+        self.callbacks: list[Watcher] = [Curves(experiment, folder)]
+        forward = ForwardPass()
+        self.callbacks.append(ModelGraph(forward, folder))
+        self.projection: Projection | None = None
+        self.profile: Profile | None = None
+        if experiment.task.classifies and "validation" in experiment.splits:
+            self.projection = Projection(experiment, forward, folder)
+            self.callbacks += [ClassPictures(experiment, folder), self.projection]
+        if options.histograms:
+            self.callbacks.append(Histograms(experiment, folder))
+        if options.profiled_steps is not None:
+            self.profile = Profile(folder, options.profiled_steps)
+            self.callbacks.append(self.profile)
+        describe_charts(folder)
+
+    def finish(self, model: keras.Model) -> None:
+        """Show what the model has become: its vectors and its attention."""
+        if self.projection is not None:
+            self.projection.set_model(model)
+            self.projection.finish()
+        draw_attention(self.experiment, model, self.folder)
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        if self.profile is not None:
+            self.profile.close()
+
+
+def describe_charts(folder: Path) -> None:
+    """The Custom Scalars tab: curves that belong together."""
+    monitor.describe_charts(
+        folder,
+        {
+            "Fit": [
+                ("loss", ["^loss$"]),
+                ("accuracy", ["^accuracy$"]),
+                ("macro F1", ["^f1_macro$"]),
+            ],
+            "Classes": [("F1 of each class", ["^f1/"])],
+            "Epochs": [("loss", ["^epoch_loss$"]), ("accuracy", ["^epoch_accuracy$"])],
+            "Optimizer": [
+                ("learning rate", ["^learning_rate$"]),
+                ("gradient norm before clipping", ["^gradient_norm$"]),
+            ],
+            "Speed": [
+                ("rows a second", ["^examples_per_second$"]),
+                ("tokens a second", ["^tokens_per_second$"]),
+                ("share of padding", ["^padding_share$"]),
+            ],
+        },
+    )
+
+
+def draw_attention(experiment: Experiment, model: keras.Model, folder: Path) -> None:
+    """Heat maps of the chosen layers and heads, for the chosen texts."""
+    options = experiment.config.monitor
+    texts = _attention_texts(experiment)
+    file = monitor.EventFile(folder / "validation", suffix=".attention")
+    step = step_of(model) if getattr(model, "optimizer", None) else 0
+    for number, text in enumerate(texts):
+        tokens, scores = attentions(model, experiment.task, text)
+        layers = options.attention_layers or [len(scores) - 1]
+        values = []
+        for layer in layers:
+            if layer >= len(scores):
+                continue
+            title = f"attention of layer {layer}"
+            figure = plot_attention(
+                scores[layer], tokens, title=title, heads=options.attention_heads
+            )
+            values.append(monitor.image(f"attention/layer_{layer}/text_{number}", png(figure)))
+        file.write(values, step=step)
+
+
+def _attention_texts(experiment: Experiment) -> list[tuple[str, ...]]:
+    columns = len(experiment.config.data.text_columns)
+    if chosen := experiment.config.monitor.attention_texts:
+        given = [tuple(text.split("\t")) for text in chosen]
+        return [(*parts, *[""] * columns)[:columns] for parts in given]
+    split = experiment.splits.get("validation")
+    if split is None or split.source is None:
+        return []
+    rows = split.rows[sample_of(split)[:DRAWN_TEXTS]]
+    found = read_rows(split.source, rows, split.source.text_columns)
+    return [
+        tuple(text[: DRAWN_LETTERS // columns] for text in texts)
+        for texts in zip(*found.values(), strict=True)
+    ]
+
+
+def sample_of(split: EncodedSplit) -> np.ndarray:
+    """Positions of the rows whose texts are shown: the same in every run on the same split."""
+    order = np.random.default_rng(0).permutation(len(split))
+    return np.sort(order[:SAMPLE_ROWS])
+
+
+def texts_of(split: EncodedSplit, positions: np.ndarray) -> list[str]:
+    """The texts of some rows, columns divided by a bar, cut where they are long."""
+    if split.source is None:
+        return [""] * len(positions)
+    columns = read_rows(split.source, split.rows[positions], split.source.text_columns)
+    joined = (" | ".join(texts) for texts in zip(*columns.values(), strict=True))
+    return [text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …" for text in joined]
+
+
+def plain_markdown(text: str) -> str:
+    """A text that Markdown shows as it is."""
+    return html.escape(text, quote=False).translate(MARKDOWN)
+
+
+def step_of(model: keras.Model) -> int:
+    """Steps that the model was trained."""
+    return int(model.optimizer.iterations)
