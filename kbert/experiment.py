@@ -15,6 +15,7 @@ import numpy as np
 from kbert.batches import EncodedSplit, encode_split
 from kbert.config import Config
 from kbert.data import DataSet, read_dataset, require_files
+from kbert.errors import InputError
 from kbert.lineage import data_digests
 from kbert.loading import resolve
 from kbert.preprocessing import (
@@ -54,9 +55,14 @@ class Experiment:
         return math.ceil(len(self.splits["train"]) / train.batch_size) * train.epochs
 
     def check(self) -> None:
-        """InputError if the model has too few positions or blocks, or no metric of that name."""
+        """InputError if the model has too few positions or blocks, no metric of that name, or a
+        validation split that is needed is not there."""
         model_config(self.task, self.checkpoint, self.config.model, self.config.train)
         check_best_metric(self.task, self.splits.get("validation"), self.config.train)
+        if getattr(self.config.task, "calibrate", False) and "validation" not in self.splits:
+            raise InputError(
+                "task.calibrate needs a validation split: data.validation or a fraction."
+            )
 
     def new_model(self) -> keras.Model:
         """The task's model as training starts with it."""
