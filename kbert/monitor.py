@@ -384,6 +384,20 @@ def write_image(folder: Path, tag: str, png: bytes, *, step: int) -> None:
     EventFile(folder, suffix=".image").write([image(tag, png)], step=step)
 
 
+def start_profile(folder: Path) -> None:
+    """Record what TensorFlow does from now on, for the Profile tab of a folder."""
+    from tensorflow.profiler import experimental
+
+    experimental.start(str(folder))
+
+
+def stop_profile() -> None:
+    """Write what has been recorded."""
+    from tensorflow.profiler import experimental
+
+    experimental.stop()
+
+
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Points of a run's curves, by tag in the order of steps.
 

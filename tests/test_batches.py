@@ -10,7 +10,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbert.batches import encode_split, epoch_order, evaluation_batches, training_batches
+from kbert.batches import (
+    encode_split,
+    epoch_order,
+    epoch_sizes,
+    evaluation_batches,
+    training_batches,
+)
 from kbert.config import parse
 from kbert.data import read_dataset
 from kbert.preprocessing import tokenizer_from_files
@@ -109,3 +115,16 @@ def test_evaluation_sees_each_row_once(prepared) -> None:
     encoded = encode_split(split, task, cache_dir=cache_dir)
     sizes = [len(targets) for _, targets, _ in evaluation_batches(encoded, task, batch_size=32)]
     assert sum(sizes) == len(encoded)
+
+
+def test_sizes_are_those_of_the_batches(prepared) -> None:
+    task, split, cache_dir = prepared
+    encoded = encode_split(split, task, cache_dir=cache_dir)
+    for epoch in range(2):
+        order = {"batch_size": 8, "seed": 3, "epoch": epoch}
+        found = [
+            (len(inputs["token_ids"]), int(np.sum(inputs["padding_mask"])),
+             int(np.size(inputs["padding_mask"])))
+            for inputs, _, _ in training_batches(encoded, task, **order)
+        ]  # fmt: skip
+        assert epoch_sizes(encoded, task, **order).tolist() == [list(sizes) for sizes in found]

@@ -12,7 +12,13 @@ import tensorflow as tf
 from test_training import Setting
 
 from kbert.config import TrainOptions
-from kbert.optimizers import LayerwiseAdamW, WarmupLinear, layer_factors, new_optimizer
+from kbert.optimizers import (
+    ClippedAdamW,
+    LayerwiseAdamW,
+    WarmupLinear,
+    layer_factors,
+    new_optimizer,
+)
 
 # of the two blocks of the tiny checkpoint, at a decay of a half
 HALVES = {
@@ -105,7 +111,42 @@ def test_optimizer_is_torchs_adamw() -> None:
 
 def test_one_rate_for_all_is_keras_own() -> None:
     optimizer = new_optimizer(TrainOptions(), total_steps=10, variables=[])
-    assert type(optimizer) is keras.optimizers.AdamW
+    assert type(optimizer) is ClippedAdamW
+    assert ClippedAdamW.update_step is keras.optimizers.AdamW.update_step
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [lambda apply: apply, tf.function, lambda apply: tf.function(apply, jit_compile=True)],
+    ids=["eager", "graph", "xla"],
+)
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0, 100.0])
+def test_clipping_is_torchs(compiled: Callable, clip_norm: float) -> None:
+    """Of a sparse gradient, too, in which a row comes three times."""
+    torch = pytest.importorskip("torch")
+    options = TrainOptions(weight_decay=0.0, warmup=0.0, clip_norm=clip_norm)
+    rows = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    dense = np.zeros((5, 2), "float32")
+    np.add.at(dense, [1, 3, 1, 1], rows)
+    bias = np.array([0.5, -3.0], "float32")
+    table, offset = keras.Variable(np.ones((5, 2))), keras.Variable([0.0, 0.0], name="bias")
+    optimizer = new_optimizer(options, total_steps=10, variables=[table, offset])
+    optimizer.build([table, offset])
+
+    def apply(rows, bias):
+        slices = tf.IndexedSlices(rows, tf.constant([1, 3, 1, 1]), tf.constant([5, 2]))
+        optimizer.apply([slices, bias], [table, offset])
+
+    compiled(apply)(tf.constant(rows), tf.constant(bias))
+    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((5, 2), (2,))]
+    for weight, gradient in zip(weights, (dense, bias), strict=True):
+        weight.grad = torch.tensor(gradient)
+    norm = torch.nn.utils.clip_grad_norm_(weights, clip_norm or float("inf"))
+    assert float(optimizer.gradient_norm) == pytest.approx(float(norm), rel=1e-6)
+    # the first moment is a tenth of the gradient after the first step
+    seen = [optimizer._momentums[index].numpy() * 10 for index in range(2)]
+    for ours, weight in zip(seen, weights, strict=True):
+        np.testing.assert_allclose(ours, weight.grad.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,199 @@
+"""What TensorBoard gets of a training, and that the training is none the worse for it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kbert import monitor
+from kbert.batches import epoch_sizes
+from kbert.config import parse
+from kbert.evaluation import collect
+from kbert.experiment import Experiment, Materials
+from kbert.retraining import train_watched
+from kbert.training_view import plain_markdown, texts_of
+
+EVERYTHING = {"size_guidance": {"images": 0, "tensors": 0, "scalars": 0}}
+STEPS = 11  # of an epoch: 81 rows in batches of 8
+
+
+@pytest.fixture(scope="module")
+def options(tiny_checkpoint: Path, tiny_csv: Path, tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("watched")
+    words = {
+        "--data.train": tiny_csv,
+        "--data.max_length": 12,
+        "--data.cache_dir": folder / "cache",
+        "--model.checkpoint": tiny_checkpoint,
+        "--train.epochs": 2,
+        "--train.batch_size": 8,
+        "--train.learning_rate": 1e-3,
+        "--monitor.every_steps": 5,
+        "--monitor.histograms": "true",
+        "--monitor.profile": "3,4",
+        "--monitor.attention_layers": "[0, 1]",
+        "--output": folder / "run",
+    }
+    return [str(word) for pair in words.items() for word in pair]
+
+
+@pytest.fixture(scope="module")
+def experiment(options: list[str]) -> Experiment:
+    config = parse(options)
+    return Materials(config).experiment(config)
+
+
+@pytest.fixture(scope="module")
+def watched(experiment: Experiment, tmp_path_factory):
+    """Folder of TensorBoard, the model, its progress."""
+    folder = tmp_path_factory.mktemp("watched")
+    board = folder / "tensorboard"
+    model, progress = train_watched(
+        experiment, name="train", folder=folder / "checkpoints", tensorboard=board
+    )
+    return board, model, progress
+
+
+def events(folder: Path, suffix: str = "") -> EventAccumulator:
+    """The events of the files with one ending."""
+    (path,) = folder.glob(f"events.out.tfevents.*{suffix}" if suffix else "events.*[0-9]")
+    accumulator = EventAccumulator(str(path), **EVERYTHING)
+    return accumulator.Reload()
+
+
+def test_curves_are_those_of_the_history(watched, experiment: Experiment) -> None:
+    board, _, progress = watched
+    train, validation = (monitor.read_scalars(board / run) for run in ("train", "validation"))
+    for name in ("loss", "accuracy", "f1_macro"):
+        expected = [epoch[name] for epoch in progress.history]
+        measured = [epoch[f"val_{name}"] for epoch in progress.history]
+        assert [step for step, _ in train[f"epoch_{name}"]] == [1, 2]
+        assert [value for _, value in train[f"epoch_{name}"]] == pytest.approx(expected)
+        assert [value for _, value in validation[f"epoch_{name}"]] == pytest.approx(measured)
+        # in one chart with the training's points, at the step that they were measured after
+        assert [step for step, _ in validation[name]] == [STEPS, 2 * STEPS]
+        assert [step for step, _ in train[name]] == [5, 10, 15, 20]
+    assert [step for step, _ in train["gradient_norm"]] == [5, 10, 15, 20]
+    assert all(value > 0 for _, value in train["gradient_norm"])
+
+
+def test_speed_and_padding_are_of_the_steps_between(watched, experiment: Experiment) -> None:
+    train = monitor.read_scalars(watched[0] / "train")
+    order = experiment.config.train
+    sizes = epoch_sizes(
+        experiment.splits["train"], experiment.task,
+        batch_size=order.batch_size, seed=order.seed, epoch=0,
+    )  # fmt: skip
+    # the first step is not timed: the first point is of steps 2 to 5
+    shares = [1 - part[:, 1].sum() / part[:, 2].sum() for part in (sizes[1:5], sizes[5:10])]
+    found = [value for _, value in train["padding_share"][:2]]
+    assert found == pytest.approx(shares, abs=1e-6)
+    rates = zip(train["tokens_per_second"], train["examples_per_second"], strict=True)
+    ratios = [tokens / rows for (_, tokens), (_, rows) in rates]
+    means = [part[:, 1].sum() / part[:, 0].sum() for part in (sizes[1:5], sizes[5:10])]
+    assert ratios[:2] == pytest.approx(means, rel=1e-5)
+
+
+def test_watching_changes_nothing(watched, experiment: Experiment, tmp_path: Path) -> None:
+    alone, progress = train_watched(experiment, name="alone", folder=tmp_path, tensorboard=None)
+    for ours, theirs in zip(watched[1].weights, alone.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+    assert progress.history == watched[2].history
+
+
+def test_classes_of_validation(watched, experiment: Experiment) -> None:
+    board, model, _ = watched
+    seen = events(board / "validation", ".classes")
+    labels = ("negative", "positive")
+    scalars = {tag: values for tag, values in monitor.read_scalars(board / "validation").items()}
+    assert {f"f1/{label}" for label in labels} <= set(scalars)
+    tags = set(seen.Tags()["tensors"])
+    assert {f"precision_recall/{label}" for label in labels} <= tags
+    for tag in ("confusion_matrix", "reliability"):
+        pictures = seen.Images(tag)
+        assert [picture.step for picture in pictures] == [STEPS, 2 * STEPS]
+        assert imread(io.BytesIO(pictures[-1].encoded_image_string)).std() > 0.05
+    outputs = collect(model, experiment.task, experiment.splits["validation"])
+    split = experiment.splits["validation"]
+    of_gold = outputs["probabilities"][np.arange(len(split)), split.labels]
+    worst = texts_of(split, np.array([of_gold.argmin()]))[0]
+    table = seen.Tensors("worst_losses/text_summary")[-1].tensor_proto.string_val[0].decode()
+    first = table.splitlines()[2]
+    assert plain_markdown(worst) in first
+    assert f"{of_gold.min():.4f}".replace(".", "&#46;") in first
+
+
+def test_vectors_before_and_after(watched, experiment: Experiment) -> None:
+    board, model, _ = watched
+    folder = board / "validation"
+    config = (folder / "projector_config.pbtxt").read_text()
+    assert "before" in config
+    assert "after" in config
+    split = experiment.splits["validation"]
+    found = {}
+    for name in ("before", "after"):
+        (vectors,) = folder.rglob(f"*{name}*vectors*") or folder.rglob(f"*{name}*tensors*")
+        found[name] = np.loadtxt(vectors, delimiter="\t")
+        assert found[name].shape == (len(split), 12)
+        (metadata,) = folder.rglob(f"*{name}*metadata*")
+        with metadata.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        assert [row["label"] for row in rows] == [
+            experiment.task.labels[index] for index in split.labels
+        ]
+        assert [row["text"] for row in rows] == texts_of(split, np.arange(len(split)))
+    assert np.abs(found["before"] - found["after"]).max() > 1e-3
+
+
+def test_attention_and_graph_and_histograms_and_profile(watched, experiment: Experiment) -> None:
+    board = watched[0]
+    attention = events(board / "validation", ".attention")
+    assert attention.Tags()["images"] == [
+        f"attention/layer_{layer}/text_{text}" for text in range(3) for layer in range(2)
+    ]
+    histograms = events(board / "train", ".histograms")
+    variables = watched[1].trainable_variables
+    tags = set(histograms.Tags()["tensors"]) | set(histograms.Tags()["histograms"])
+    assert {f"weights/{variable.path}" for variable in variables} <= tags
+    assert any(tag.startswith("gradients/") for tag in tags)
+    graphs = [
+        event
+        for path in (board / "train").glob("events.*")
+        if EventAccumulator(str(path)).Reload().Tags()["graph"]
+        for event in [path]
+    ]
+    assert len(graphs) == 1
+    assert list((board / "train" / "plugins" / "profile").rglob("*.xplane.pb"))
+
+
+def test_markdown_shows_a_text_as_it_is() -> None:
+    import markdown
+
+    text = "a|b *c* _d_ `e` <script>f</script> [g](h) # i\n&amp; 好 $1"
+    shown = markdown.markdown(
+        f"|x|\n|---|\n|{plain_markdown(text)}|", extensions=["markdown.extensions.tables"]
+    )
+    import html
+    import re
+
+    cell = re.search("<td>(.*?)</td>", shown, flags=re.DOTALL)[1]
+    assert html.unescape(cell) == text
+
+
+def test_options_that_make_no_sense() -> None:
+    from kbert.errors import InputError
+
+    base = ["--data.train", "a.csv", "--output", "b", "--model.checkpoint", "c"]
+    for words in (["--monitor.profile", "20,10"], ["--monitor.profile", "x"],
+                  ["--monitor.attention_layers", "[-1]"]):  # fmt: skip
+        with pytest.raises(InputError, match=words[0][2:]):
+            parse([*base, *words])
+    assert parse([*base, "--monitor.profile", "10,20"]).monitor.profiled_steps == (10, 20)
+    assert json.dumps(parse(base).monitor.profiled_steps) == "null"
