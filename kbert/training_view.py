@@ -262,17 +262,17 @@ class Projection(Watcher):
         super().__init__()
         self.task = experiment.task
         self.forward = forward
-        self.folder = folder / "validation"
+        self.folder = folder
         split = experiment.splits["validation"]
         self.split = split.take(sample_of(split))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if step_of(self.model) == 0:
-            self._write("before")
+            self._write("vectors_before")
 
     def finish(self) -> None:
         """Show the vectors of the weights that training ended with."""
-        self._write("after")
+        self._write("vectors_after")
 
     def _write(self, name: str) -> None:
         vectors, logits = self._vectors()

@@ -131,25 +131,20 @@ def test_classes_of_validation(watched, experiment: Experiment) -> None:
 
 
 def test_vectors_before_and_after(watched, experiment: Experiment) -> None:
-    board, model, _ = watched
-    folder = board / "validation"
-    config = (folder / "projector_config.pbtxt").read_text()
-    assert "before" in config
-    assert "after" in config
     split = experiment.splits["validation"]
     found = {}
-    for name in ("before", "after"):
-        (vectors,) = folder.rglob(f"*{name}*vectors*") or folder.rglob(f"*{name}*tensors*")
-        found[name] = np.loadtxt(vectors, delimiter="\t")
+    for name in ("vectors_before", "vectors_after"):
+        folder = watched[0] / name
+        assert "vectors.tsv" in (folder / "projector_config.pbtxt").read_text()
+        found[name] = np.loadtxt(folder / "vectors.tsv", delimiter="\t")
         assert found[name].shape == (len(split), 12)
-        (metadata,) = folder.rglob(f"*{name}*metadata*")
-        with metadata.open(encoding="utf-8", newline="") as file:
+        with (folder / "metadata.tsv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         assert [row["label"] for row in rows] == [
             experiment.task.labels[index] for index in split.labels
         ]
         assert [row["text"] for row in rows] == texts_of(split, np.arange(len(split)))
-    assert np.abs(found["before"] - found["after"]).max() > 1e-3
+    assert np.abs(found["vectors_before"] - found["vectors_after"]).max() > 1e-3
 
 
 def test_attention_and_graph_and_histograms_and_profile(watched, experiment: Experiment) -> None:
