@@ -1,4 +1,5 @@
-# make demo | test | lint | fidelity | bench-quality | bench-search | bench-tokenizer | clean
+# make demo | test | lint | look | fidelity | bench-quality | bench-search | bench-tokenizer |
+# bench-monitoring | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,8 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test lint fidelity bench-quality bench-search bench-tokenizer clean
+.PHONY: demo test lint look fidelity clean
+.PHONY: bench-quality bench-search bench-tokenizer bench-monitoring
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -22,6 +24,10 @@ lint: .venv/test.done
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/pyright --pythonpath $(VENV)/python
+
+# every page that a run gives a person to look at, as screenshots/*.png; about five minutes
+look: .venv/test.done .venv/demo.done
+	$(VENV)/python tests/look.py
 
 # what `make test` samples, in full; at most 20 minutes on 2 cores
 fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done
@@ -37,6 +43,10 @@ bench-search: .venv/demo.done
 
 bench-tokenizer: .venv/test.done .venv/demo.done
 	$(VENV)/python benchmarks/tokenizer.py
+
+# about 20 minutes on 2 quiet cores
+bench-monitoring: .venv/demo.done
+	$(VENV)/python benchmarks/monitoring.py
 
 .venv/base.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -73,4 +83,4 @@ $(TRANSFORMERS_5)/done: constraints-transformers5.txt .venv/test.done
 	touch $@
 
 clean:
-	rm -rf .venv $(OLD_TENSORFLOW) $(TRANSFORMERS_5) runs
+	rm -rf .venv $(OLD_TENSORFLOW) $(TRANSFORMERS_5) runs screenshots

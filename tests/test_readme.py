@@ -42,8 +42,8 @@ def test_tree_is_there() -> None:
 
 
 def test_make_targets() -> None:
-    benchmarks = ("bench-quality", "bench-search", "bench-tokenizer")
-    for target in ("demo", "test", "lint", "fidelity", *benchmarks):
+    benchmarks = ("bench-quality", "bench-search", "bench-tokenizer", "bench-monitoring")
+    for target in ("demo", "test", "lint", "look", "fidelity", *benchmarks):
         process = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
         )
@@ -62,7 +62,8 @@ def test_train_command(tiny_csv: Path, tiny_checkpoint: Path, tmp_path: Path) ->
     )
     assert process.returncode == 0, process.stderr
     assert {path.name for path in (tmp_path / "runs" / "news").iterdir()} == {
-        "checkpoints", "config.yaml", "export", "metrics.json", "predictions.csv", "tensorboard",
+        "analysis.json", "baseline.safetensors", "checkpoints", "config.yaml", "export",
+        "metrics.json", "predictions.csv", "report.html", "tensorboard",
     }  # fmt: skip
     words = shlex.split(server.replace("$PWD", str(tmp_path)))
     words = [re.sub(r"port=\d+", f"port={free_port()}", word) for word in words]
