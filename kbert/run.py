@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import resource
@@ -19,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from kbert.analysis import analyse
+from kbert.analysis import analyse, measured_split, write_analysis
 from kbert.attribution import explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.calibration import fit_temperature
@@ -233,20 +234,18 @@ def _train_and_export(
     measured = _measure(experiment, exact, linear)
     metrics |= {name: of.metrics for name, of in measured.items()}
     metrics["train"] = _training_figures(materials, trained)
-    last = "test" if "test" in measured else next(iter(measured), None)
-    if last is not None:
-        _show(experiment, measured[last], last)
+    _show(experiment, measured)
     if "test" in measured:
         predictions = folder / "predictions.csv"
         outputs = measured["test"].outputs
         write_predictions(predictions, experiment.task, experiment.splits["test"], outputs)
     _export(materials, config, trained, folder)
     save_weights(exact, folder / "checkpoints" / "model.safetensors")
-    analysis = _analyse(materials, trained, last, measured)
-    _write_json(folder / "analysis.json", analysis)
+    write_analysis(folder / "analysis.json", _analyse(materials, trained, measured))
     print(f"the whole run on one page: {write_report(folder, metrics=metrics)}")
     # a folder with metrics.json is finished; what is dropped after it is needed no more
-    _write_json(folder / "metrics.json", metrics)
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+    _write_text(folder / "metrics.json", text + "\n")
     for state in (folder / "checkpoints").glob("step-*.safetensors"):
         state.unlink()
     for weights in (folder / "retrained").glob("*/*/model.safetensors"):
@@ -423,9 +422,32 @@ def _measure(
     return measured
 
 
-def _show(experiment: Experiment, measured: Measured, name: str) -> None:
-    for table in experiment.task.tables(measured.metrics):
-        print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
+def _show(experiment: Experiment, measured: Mapping[str, Measured]) -> None:
+    """Tables of the test split, or of the validation split where there are no figures of a test."""
+    scored = [name for name, of in measured.items() if of.metrics]
+    for name in scored[-1:]:
+        for table in experiment.task.tables(measured[name].metrics):
+            print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
+
+
+def _analyse(
+    materials: Materials, trained: Trained, measured: Mapping[str, Measured]
+) -> dict[str, Any]:
+    experiment = trained.experiment
+    task, splits = experiment.task, experiment.splits
+    shown = measured_split(splits) if task.classifies else None
+    if shown is None:
+        return analyse(materials.dataset, task, splits)
+    calibration = measured[shown].metrics.get("calibration", {})
+    return analyse(
+        materials.dataset,
+        task,
+        splits,
+        outputs=measured[shown].outputs,
+        baseline=measured[shown].baseline,
+        temperature=calibration.get("temperature"),
+        explain=functools.partial(explain, trained.model, task),
+    )
 
 
 def _training_figures(materials: Materials, trained: Trained) -> dict[str, Any]:
@@ -457,10 +479,6 @@ def _curves(config: Config) -> Path | None:
     if not config.monitor.tensorboard:
         return None
     return Path(config.output) / "tensorboard" / config.run_name
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:
