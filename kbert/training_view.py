@@ -213,15 +213,18 @@ class ClassPictures(Watcher):
 
 
 class ForwardPass:
-    """A model's way from word pieces to logits, and the pooled vector on it; traced once."""
+    """A model's way from word pieces to logits, traced once; of a classifier with what it reads."""
 
     def __init__(self) -> None:
         self.function: tf.types.experimental.PolymorphicFunction | None = None
 
     def of(self, model: keras.Model) -> tf.types.experimental.ConcreteFunction:
-        """Inputs of any batch and length to [pooled_output, logits]."""
+        """Inputs of any batch and length to [logits], or to [logits, pooled vectors]."""
         if self.function is None:
-            both = keras.Model(model.input, [model.get_layer("pooler").output, model.output])
+            outputs = [model.output]
+            if "classifier_dropout" in {layer.name for layer in model.layers}:
+                outputs.append(model.get_layer("classifier_dropout").input)
+            both = keras.Model(model.input, outputs)
             self.function = tf.function(lambda inputs: both(inputs, training=False))
         specs = {
             name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
@@ -292,7 +295,7 @@ class Projection(Watcher):
             for inputs, _, _ in evaluation_batches(self.split, self.task, batch_size=BATCH_SIZE)
         ]
         order = np.concatenate(length_order(self.split.lengths, batch_size=BATCH_SIZE))
-        vectors, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+        logits, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
         places = np.argsort(order)
         return vectors[places], logits[places]
 

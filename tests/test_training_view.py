@@ -124,7 +124,7 @@ def test_classes_of_validation(watched, experiment: Experiment) -> None:
     split = experiment.splits["validation"]
     of_gold = outputs["probabilities"][np.arange(len(split)), split.labels]
     worst = texts_of(split, np.array([of_gold.argmin()]))[0]
-    table = seen.Tensors("worst_losses/text_summary")[-1].tensor_proto.string_val[0].decode()
+    table = seen.Tensors("worst_losses")[-1].tensor_proto.string_val[0].decode()
     first = table.splitlines()[2]
     assert plain_markdown(worst) in first
     assert f"{of_gold.min():.4f}".replace(".", "&#46;") in first
