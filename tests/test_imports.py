@@ -47,6 +47,8 @@ LEVELS = {
     "tasks.task": {"config", "preprocessing", *GROUND},
     "tasks": TASKS,
     "batches": {"data", "preprocessing", "tasks.task", *GROUND},
+    "baseline": {"batches", *GROUND},
+    "paired_tests": set(),
     "trials": GROUND,
     "plots": GROUND,
     "search_plots": {"plots", "trials", *GROUND},
@@ -63,6 +65,7 @@ LEVELS = {
     "session_check": set(),
     "huggingface_check": set(),
     "verify": {"answers", "certificate", "fresh_process", *GROUND},
+    "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
     "optimizers": {"config"},
     "training": {"batches", "tasks.task", "config", "encoder", "loading", "optimizers", *GROUND},
     "memory": set(),
@@ -135,10 +138,14 @@ LEVELS = {
     },
     "search_result": {"retraining", "search", "tasks.task", "trials"},
 }
-# what no module imports, but for these: verify asks servers, and huggingface_check is a script
-# that runs in a process of its own
+# what no module imports, but for these: verify asks servers, compare has serve's parser of flags,
+# and huggingface_check is a script that runs in a process of its own
 FOREIGN = {"serve", "train", "torch", "tf_keras", "transformers"}
-ALLOWED_FOREIGN = {"verify": {"serve"}, "huggingface_check": {"torch", "transformers"}}
+ALLOWED_FOREIGN = {
+    "verify": {"serve"},
+    "compare": {"serve"},
+    "huggingface_check": {"torch", "transformers"},
+}
 SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
          "numpy", "google", "serve"}  # fmt: skip
 
