@@ -103,8 +103,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature with the least log loss, within [0.05, 20].
 
     Fit it on rows that the model was not trained on. It is never worse than 1 on these rows, and
-    is 1 without rows or where no temperature is better. Where all rows are right the loss falls
-    with the temperature, and the least that is allowed is the answer.
+    is 1 without rows or where no temperature is better. Where the loss falls all the way to the
+    lowest temperature, as it does when every row is right, the rows do not tell how sure to be,
+    and the answer is 1, too.
 
     Source: Guo et al. 2017 (see `Reliability`).
 
@@ -132,7 +133,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     lowest, highest = np.log(TEMPERATURES)
     if slope(lowest) <= 0:
-        best = TEMPERATURES[0]
+        best = 1.0
     elif slope(highest) >= 0:
         best = TEMPERATURES[1]
     else:

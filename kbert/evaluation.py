@@ -116,7 +116,8 @@ def appraise(
     metrics = task.score(outputs, labels)
     if labels is None or not task.classifies:
         return metrics
-    metrics["intervals"] = intervals(labels, outputs["probabilities"])
+    probabilities = softmax(outputs["logits"], task.temperature)
+    metrics["intervals"] = intervals(labels, probabilities)
     if baseline is not None:
         linear = classes_report(labels, baseline, task.labels)
         del linear["confusion_matrix"], linear["labels"]

@@ -33,6 +33,22 @@ DRAWN_LETTERS = 80  # of each: a heat map of more is not read
 MARKDOWN = str.maketrans({mark: f"&#{ord(mark)};" for mark in "\\`*_{}[]()#+-.!|~$\n\r\t"})
 
 
+class RunFiles:
+    """The events of one training: a file for each of the two runs that TensorBoard shows.
+
+    TensorBoard's reader in Python leaves a file when there is a later one in its folder, so all
+    that is written as training goes on goes into these two.
+
+    Args:
+        folder: Where TensorBoard looks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.train = monitor.EventFile(folder / "train")
+        self.validation = monitor.EventFile(folder / "validation")
+
+
 class Curves(Watcher):
     """Scalars of training and validation, the options as text.
 
@@ -44,15 +60,15 @@ class Curves(Watcher):
 
     Args:
         experiment: What is trained.
-        folder: Where TensorBoard looks.
+        files: Where the events go.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
+    def __init__(self, experiment: Experiment, files: RunFiles) -> None:
         super().__init__()
         self.experiment = experiment
         self.every_steps = experiment.config.monitor.every_steps
-        self.train = monitor.EventFile(folder / "train")
-        self.validation = monitor.EventFile(folder / "validation")
+        self.train = files.train
+        self.validation = files.validation
         self.before: list[np.ndarray] | None = None
         self.sizes = np.zeros((0, 3), np.int64)
         self.began = 0.0
@@ -143,14 +159,14 @@ class ClassPictures(Watcher):
 
     Args:
         experiment: What is trained; it has a validation split.
-        folder: Where TensorBoard looks.
+        file: Where the events go.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
+    def __init__(self, experiment: Experiment, file: monitor.EventFile) -> None:
         super().__init__()
         self.labels = experiment.task.labels
         self.split = experiment.splits["validation"]
-        self.file = monitor.EventFile(folder / "validation", suffix=".classes")
+        self.file = file
         counts = np.bincount(self.split.labels, minlength=len(self.labels))
         self.shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
         self.sample = sample_of(self.split)
@@ -196,7 +212,10 @@ class ClassPictures(Watcher):
         probabilities = outputs["probabilities"][self.sample]
         of_gold = probabilities[np.arange(len(gold)), gold]
         guesses = outputs["label_index"][self.sample]
-        lines = ["| row | gold | predicted | p(gold) | p(predicted) | loss | text |", "|" + "---|" * 7]
+        lines = [
+            "| row | gold | predicted | p(gold) | p(predicted) | loss | text |",
+            "|" + "---|" * 7,
+        ]
         for place in np.argsort(of_gold, kind="stable")[:WORST_ROWS]:
             loss = -np.log(max(of_gold[place], 1e-30))
             cells = (
@@ -238,13 +257,13 @@ class ModelGraph(Watcher):
 
     Args:
         forward: Makes it.
-        folder: Where TensorBoard looks.
+        folder: Of a run.
     """
 
     def __init__(self, forward: ForwardPass, folder: Path) -> None:
         super().__init__()
         self.forward = forward
-        self.folder = folder / "train"
+        self.folder = folder
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if step_of(self.model) == 0:
@@ -301,15 +320,20 @@ class Projection(Watcher):
 
 
 class Histograms(Watcher):
-    """Weights, and the gradients of one batch of training rows, after each epoch."""
+    """Weights, and the gradients of one batch of training rows, after each epoch.
 
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
+    Args:
+        experiment: What is trained.
+        file: Where the events go.
+    """
+
+    def __init__(self, experiment: Experiment, file: monitor.EventFile) -> None:
         super().__init__()
         self.task = experiment.task
         rows = np.arange(min(experiment.config.train.batch_size, len(experiment.splits["train"])))
         split = experiment.splits["train"].take(rows)
         self.batches = evaluation_batches(split, self.task, batch_size=len(rows))
-        self.file = monitor.EventFile(folder / "train", suffix=".histograms")
+        self.file = file
         self.gradients = tf.function(self._gradients, reduce_retracing=True)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -336,13 +360,13 @@ class Profile(Watcher):
     """TensorFlow's profile of some steps.
 
     Args:
-        folder: Where TensorBoard looks.
+        folder: Of a run.
         steps: The first and the last step, from 1.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, int]) -> None:
         super().__init__()
-        self.folder = folder / "train"
+        self.folder = folder
         self.first, self.last = steps
         self.is_on = False
 
@@ -372,20 +396,24 @@ class TrainingView:
 
     def __init__(self, experiment: Experiment, folder: Path) -> None:
         self.experiment = experiment
-        self.folder = folder
+        self.files = RunFiles(folder)
         options = experiment.config.monitor
-        self.callbacks: list[Watcher] = [Curves(experiment, folder)]
         forward = ForwardPass()
-        self.callbacks.append(ModelGraph(forward, folder))
+        # the graph's file is whole before that of the curves begins
+        self.callbacks: list[Watcher] = [
+            ModelGraph(forward, folder / "train"),
+            Curves(experiment, self.files),
+        ]
         self.projection: Projection | None = None
         self.profile: Profile | None = None
         if experiment.task.classifies and "validation" in experiment.splits:
             self.projection = Projection(experiment, forward, folder)
-            self.callbacks += [ClassPictures(experiment, folder), self.projection]
+            pictures = ClassPictures(experiment, self.files.validation)
+            self.callbacks += [pictures, self.projection]
         if options.histograms:
-            self.callbacks.append(Histograms(experiment, folder))
+            self.callbacks.append(Histograms(experiment, self.files.train))
         if options.profiled_steps is not None:
-            self.profile = Profile(folder, options.profiled_steps)
+            self.profile = Profile(folder / "train", options.profiled_steps)
             self.callbacks.append(self.profile)
         describe_charts(folder)
 
@@ -394,7 +422,7 @@ class TrainingView:
         if self.projection is not None:
             self.projection.set_model(model)
             self.projection.finish()
-        draw_attention(self.experiment, model, self.folder)
+        draw_attention(self.experiment, model, self.files.validation)
 
     def close(self) -> None:
         """Leave nothing running."""
@@ -408,32 +436,32 @@ def describe_charts(folder: Path) -> None:
         folder,
         {
             "Fit": [
-                ("loss", ["^loss$"]),
-                ("accuracy", ["^accuracy$"]),
-                ("macro F1", ["^f1_macro$"]),
+                ("loss", [monitor.exactly("loss")]),
+                ("accuracy", [monitor.exactly("accuracy")]),
+                ("macro F1", [monitor.exactly("f1_macro")]),
             ],
             "Classes": [("F1 of each class", ["^f1/"])],
-            "Epochs": [("loss", ["^epoch_loss$"]), ("accuracy", ["^epoch_accuracy$"])],
+            "Epochs": [
+                ("loss", [monitor.exactly("epoch_loss")]),
+                ("accuracy", [monitor.exactly("epoch_accuracy")]),
+            ],
             "Optimizer": [
-                ("learning rate", ["^learning_rate$"]),
-                ("gradient norm before clipping", ["^gradient_norm$"]),
+                ("learning rate", [monitor.exactly("learning_rate")]),
+                ("gradient norm before clipping", [monitor.exactly("gradient_norm")]),
             ],
             "Speed": [
-                ("rows a second", ["^examples_per_second$"]),
-                ("tokens a second", ["^tokens_per_second$"]),
-                ("share of padding", ["^padding_share$"]),
+                ("rows a second", [monitor.exactly("examples_per_second")]),
+                ("tokens a second", [monitor.exactly("tokens_per_second")]),
+                ("share of padding", [monitor.exactly("padding_share")]),
             ],
         },
     )
 
 
-def draw_attention(experiment: Experiment, model: keras.Model, folder: Path) -> None:
+def draw_attention(experiment: Experiment, model: keras.Model, file: monitor.EventFile) -> None:
     """Heat maps of the chosen layers and heads, for the chosen texts."""
     options = experiment.config.monitor
-    texts = _attention_texts(experiment)
-    file = monitor.EventFile(folder / "validation", suffix=".attention")
-    step = step_of(model) if getattr(model, "optimizer", None) else 0
-    for number, text in enumerate(texts):
+    for number, text in enumerate(_attention_texts(experiment)):
         tokens, scores = attentions(model, experiment.task, text)
         layers = options.attention_layers or [len(scores) - 1]
         values = []
@@ -445,7 +473,7 @@ def draw_attention(experiment: Experiment, model: keras.Model, folder: Path) -> 
                 scores[layer], tokens, title=title, heads=options.attention_heads
             )
             values.append(monitor.image(f"attention/layer_{layer}/text_{number}", png(figure)))
-        file.write(values, step=step)
+        file.write(values, step=step_of(model))
 
 
 def _attention_texts(experiment: Experiment) -> list[tuple[str, ...]]:

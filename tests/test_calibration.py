@@ -118,7 +118,7 @@ def test_temperature_is_never_worse_than_none(labels: list[int], seed: int, scal
 
 @pytest.mark.parametrize(
     ("labels", "temperature"),
-    [([0, 1], 0.05), ([1, 0], 20.0), ([], 1.0)],
+    [([0, 1], 1.0), ([1, 0], 20.0), ([], 1.0)],
     ids=["all right", "all wrong", "no rows"],
 )
 def test_temperature_at_its_bounds(labels: list[int], temperature: float) -> None:

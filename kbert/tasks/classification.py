@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kbert.calibration import softmax
 from kbert.config import ClassificationOptions, Config, EncoderConfig
 from kbert.heads import sequence_classifier
 from kbert.metrics import MacroF1, classes_report, cross_entropy
@@ -109,15 +110,14 @@ class Classification:
         del targets, weights
         return self._answers(predicted)
 
-    def score(
-        self, outputs: dict[str, np.ndarray], labels: np.ndarray | None
-    ) -> dict[str, Any]:
+    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, Any]:
         """The loss, and all of `kbert.metrics.classes_report`; nothing without labels."""
         if labels is None:
             return {}
-        loss = cross_entropy(outputs["logits"], labels)
-        report = classes_report(labels, outputs["probabilities"], self.labels)
-        return {"loss": loss, **report}
+        # in float64, where no two classes tie that do not tie as logits
+        probabilities = softmax(outputs["logits"], self.temperature)
+        report = classes_report(labels, probabilities, self.labels)
+        return {"loss": cross_entropy(outputs["logits"], labels), **report}
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Table]:
         """Overall, by class, and the confusion matrix of up to 20 classes.

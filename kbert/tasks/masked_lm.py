@@ -103,9 +103,7 @@ class MaskedLM:
             "pieces": tf.reduce_sum(weights, axis=-1),
         }
 
-    def score(
-        self, outputs: dict[str, np.ndarray], labels: np.ndarray | None
-    ) -> dict[str, Any]:
+    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, Any]:
         """Loss, perplexity and accuracy over masked pieces, with masks that never change."""
         del labels
         sums = {name: values.sum(dtype=np.float64) for name, values in outputs.items()}

@@ -146,9 +146,7 @@ class Task(Protocol):
         """
         ...
 
-    def score(
-        self, outputs: dict[str, np.ndarray], labels: np.ndarray | None
-    ) -> dict[str, Any]:
+    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, Any]:
         """Figures of a split from the outputs of all its rows, as metrics.json has them.
 
         Numbers, and lists and dictionaries of them; {} where there is nothing to compare with.
