@@ -158,7 +158,7 @@ def render(run: Run) -> str:
         style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=_script_hash(script),
-        figures={name: Markup(drawn) for name, drawn in figures(run).items()},
+        figures={name: [Markup(svg) for svg in drawn] for name, drawn in figures(run).items()},
     )
 
 
@@ -183,15 +183,15 @@ def sections(run: Run) -> dict[str, Any]:
     }
 
 
-def figures(run: Run) -> dict[str, Any]:
-    """The drawn figures by name, each an <svg>; curves and steps are lists of them."""
+def figures(run: Run) -> dict[str, list[str]]:
+    """The drawn figures by name, each a list of <svg> elements; an empty one for no figure."""
     from kbert.evaluation_plots import plot_curves, plot_lengths, plot_reliability
     from kbert.plots import svg
 
-    found: dict[str, Any] = {}
+    found: dict[str, list[str]] = {"lengths": [], "reliability": []}
 
     def draw(drawn: Any, title: str, width: float, height: float) -> str:
-        drawn.set_size_inches(width, height)
+        drawn.set_size_inches(width, height)  # so small that a phone can show its letters
         return svg(drawn, title=title)
 
     by_epoch = report_view.history(run)
@@ -211,12 +211,14 @@ def figures(run: Run) -> dict[str, Any]:
             max_length=lengths["max_length"],
             truncated=lengths.get("truncated", {}).get("train"),
         )
-        found["lengths"] = draw(histogram, "Lengths of the training texts", 6.2, 3.2)
+        histogram.axes[0].set_title("")  # the page says it below
+        found["lengths"] = [draw(histogram, "Lengths of the training texts", 5.2, 2.9)]
     if run.analysis.get("reliability"):
         diagram = plot_reliability(
             **run.analysis["reliability"], after=run.analysis.get("reliability_after")
         )
-        found["reliability"] = draw(diagram, "Reliability diagram", 6.2, 5.0)
+        diagram.axes[0].set_title("")
+        found["reliability"] = [draw(diagram, "Reliability diagram", 5.2, 4.6)]
     return found
 
 

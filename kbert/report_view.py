@@ -208,8 +208,8 @@ def _sentence(kind: str, title: str, text: str) -> dict[str, str]:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value in three digits."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3g}"
+    """A p-value in three digits, never broken over two lines."""
+    return "p\u00a0<\u00a00.001" if p_value < 0.001 else f"p\u00a0=\u00a0{p_value:.3g}"
 
 
 # Data
@@ -411,7 +411,11 @@ def classes(run: Run) -> dict[str, Any] | None:
     if not per_class:
         return None
     baseline = (run.figures.get("baseline") or {}).get("per_class", {})
-    shown = [of for of in PER_CLASS if any(of[0] in figures for figures in per_class.values())]
+    shown = [
+        of
+        for of in PER_CLASS
+        if any(figures.get(of[0]) is not None for figures in per_class.values())
+    ]
     return {
         "split": run.split,
         "columns": [title for _, title in shown],
@@ -590,16 +594,19 @@ def highlighted(pieces: Iterable[Sequence[Any]], largest: float) -> list[dict[st
         largest: The largest absolute score of the row.
 
     Returns:
-        text, score and weight of each, the weight from -1 to 1, 0 for what is not highlighted.
+        text, score and weight of each, the weight from -1 to 1, 0 for what is not highlighted:
+        faint pieces, and the space after a word.
     """
     found: list[dict[str, Any]] = []
     for text, score in pieces:
         weight = score / largest if largest else 0.0
         weight = round(weight, 2) if abs(weight) >= FAINT else 0.0
-        if found and not weight and not found[-1]["weight"]:
-            found[-1]["text"] += text
-        elif text:
-            found.append({"text": text, "score": score, "weight": weight})
+        word = text.rstrip() if weight else text
+        for part, of in ((word, weight), (text[len(word) :], 0.0)):
+            if part and found and not of and not found[-1]["weight"]:
+                found[-1]["text"] += part
+            elif part:
+                found.append({"text": part, "score": score, "weight": of})
     if len(found) > 1 and not found[-1]["weight"] and len(found[-1]["text"]) > TAIL:
         found[-1]["text"] = found[-1]["text"][:TAIL] + " …"
     return found

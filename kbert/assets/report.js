@@ -39,8 +39,8 @@ function showCell(behind, row, column) {
 function card(behind, [place, texts, , prediction, probability, ofLabel, loss, baseline]) {
   const facts = element("p", "facts", element("span", "", `${behind.split} row ${place}`));
   const add = (...children) => facts.append(" ", element("span", "", ...children));
-  if (probability !== null) add(`sure by ${percent(probability)}`);
-  if (ofLabel !== null && ofLabel !== probability) add(`label's probability ${percent(ofLabel)}`);
+  if (probability !== null) add(`probability ${percent(probability)}`);
+  if (ofLabel !== null && ofLabel !== probability) add(`of the label ${percent(ofLabel)}`);
   if (loss !== null) add(`loss ${loss.toFixed(2)}`);
   if (baseline !== null) {
     const same = baseline === prediction ? "too" : "";
