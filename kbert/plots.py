@@ -1,4 +1,4 @@
-"""Figures of a search; knows no Keras.
+"""What all figures have in common: fonts, texts that can be drawn, files. Knows no Keras.
 
 matplotlib's objects alone are used, never pyplot: it keeps every figure, and may open windows.
 """
@@ -6,35 +6,41 @@ matplotlib's objects alone are used, never pyplot: it keeps every figure, and ma
 from __future__ import annotations
 
 import functools
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import importlib.metadata
+import io
+import itertools
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import matplotlib
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.textpath import text_to_path
+from PIL import Image
 
-from kbert.trials import Objective, Trial, Value, best_trial, short_texts, time_unit
 from kbert.whole_files import written_whole
 
-DOTS_PER_INCH = 150
-FEW_VALUES = 6  # distinct ones, which get a place each
-LOG_FACTOR = 20  # between the largest and the smallest value of an axis that is logarithmic
-LONGEST_LABEL = 24  # letters
-LETTER_INCHES = 0.075  # width of a letter of a label
-ORDER = LinearSegmentedColormap.from_list("order", ["#a9cce8", "#2f7fc1", "#0b2f5c"])
-BEST, FAILED, DEFAULT, LINE = "#e8710a", "#c5221f", "#5f6368", "#2f7fc1"
-# matplotlib brings DejaVu Sans; the others are asked for what that lacks, where they are installed
+DOTS_PER_INCH = 150  # of a file
+SCREEN_DOTS_PER_INCH = 100  # of a picture for TensorBoard: 8 x 6 inches are 800 x 600 dots
+COMPRESSION = 4  # of 9, by which files are a little larger, and written several times as fast
+# blue and orange differ for all kinds of colour blindness
+BLUE, ORANGE, RED, GREY, PALE = "#2f7fc1", "#e8710a", "#c5221f", "#5f6368", "#e3e5e8"
+ORDER = LinearSegmentedColormap.from_list("order", ["#a9cce8", BLUE, "#0b2f5c"])
+# matplotlib brings DejaVu Sans; the others are asked for what that lacks, the first one that is
+# installed, then the one that a distribution brings
 FONT = "DejaVu Sans"
-CHINESE_FONTS = (
+CJK_FONTS = (
     "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
     "Noto Sans SC",
     "Source Han Sans SC",
     "WenQuanYi Micro Hei",
@@ -42,66 +48,92 @@ CHINESE_FONTS = (
     "PingFang SC",
     "Microsoft YaHei",
     "SimHei",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Apple SD Gothic Neo",
+    "Malgun Gothic",
 )
+BROUGHT_FONT = ("mplfonts", "NotoSansCJKsc-Regular.otf")  # distribution, file
+# for browsers; Verdana is as wide as DejaVu Sans, by which the texts are placed
+CSS_FONTS = ", ".join([*(f"'{name}'" for name in (FONT, "Verdana", *CJK_FONTS)), "sans-serif"])
+_svg_numbers = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """What all panels of a figure have in common."""
-
-    trials: list[Trial]
-    """The finished ones, in the order they ended."""
-    colours: dict[str, tuple]
-    """By name: the later the darker."""
-    best: Trial | None
-    default: Trial | None
-    """Trial 0, if it has a score."""
-    limits: tuple[float, float]
-    """Lowest and highest score that the panels have room for."""
-
-    def scores(self) -> list[float]:
-        return _scores(self.trials)
-
-
-def plot_search(
-    trials: Iterable[Trial], objective: Objective, hyperparameters: Sequence[str]
-) -> Figure:
-    """The best score against the time spent; below, the score against each hyper-parameter.
-
-    Trials that run are left out; those that failed are crosses at the lower edge, those whose
-    score is far off the others are triangles at the edge beyond which it lies.
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure whose parts are laid out such that they do not overlap.
 
     Args:
-        trials: In the order they ended.
-        objective: What the search looks at.
-        hyperparameters: Names of those that get a panel.
-
-    Returns:
-        The figure, for `save_figure`.
+        width: Inches.
+        height: Inches.
     """
-    shown = _shown([trial for trial in trials if trial.status != "running"], objective)
-    columns = {1: 1, 2: 2, 4: 2}.get(len(hyperparameters), 3)
-    rows = math.ceil(len(hyperparameters) / columns)
-    size = (9.0 if columns < 3 else 11.0, 3.6 + 2.7 * rows)
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1 + rows, columns)
-    history = figure.add_subplot(grid[0, :])
-    _history(history, shown, objective)
-    for index, name in enumerate(hyperparameters):
-        panel = figure.add_subplot(grid[1 + index // columns, index % columns], sharey=history)
-        _hyperparameter(panel, shown, name)
-        if index % columns:
-            panel.tick_params(labelleft=False)
-        else:
-            panel.set_ylabel(_axis_title(objective))
-    figure.suptitle(_summary(shown, objective), fontsize=12, fontweight="bold")
-    handles, labels = history.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=len(handles), frameon=False
-        )
     return figure
+
+
+def frame(axes: Axes) -> None:
+    """The look of a panel: lines at its left and its bottom, pale ones across it."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def as_text() -> dict[str, Any]:
+    """Keywords of a matplotlib text that comes from outside: our fonts, a dollar is a dollar.
+
+    It is not bold, which the fonts for Chinese need not have.
+    """
+    return {"fontfamily": list(_fonts()), "fontweight": "normal", "parse_math": False}
+
+
+def drawable(text: str) -> str:
+    r"""The text with \u escapes for what no font can draw."""
+    return "".join(_drawable_letters(text))
+
+
+def ending(text: str, longest: int) -> str:
+    """The text as `drawable`, or its end if it is wider, where names of models differ.
+
+    Args:
+        text: Any.
+        longest: As many letters as it may have; Chinese ones count twice.
+    """
+    letters = _drawable_letters(text)
+    kept = _fitting(letters[::-1], longest)
+    return drawable(text) if kept == len(letters) else "…" + "".join(letters[len(letters) - kept :])
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text as `drawable`, or its beginning and its end if it is wider.
+
+    Args:
+        text: Any.
+        longest: As many letters as it may have; Chinese ones count twice.
+    """
+    letters = _drawable_letters(text)
+    if _fitting(letters, longest) == len(letters):
+        return "".join(letters)
+    last = _fitting(letters[::-1], (longest - 1) // 3)
+    first = _fitting(letters, longest - 1 - width("".join(letters[len(letters) - last :])))
+    return "".join([*letters[:first], "…", *letters[len(letters) - last :]])
+
+
+def width(text: str) -> int:
+    """Room that a text takes, in letters; Chinese, Japanese and Korean ones count twice."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def widest(texts: Iterable[str], *, size: float) -> float:
+    """Inches that the widest of the texts takes, drawn `as_text`.
+
+    Args:
+        texts: Such as `drawable` gives them.
+        size: Points.
+    """
+    font = font_manager.FontProperties(family=list(_fonts()), size=size)
+    widths = (text_to_path.get_text_width_height_descent(text, font, False)[0] for text in texts)
+    return max(widths, default=0.0) / 72
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -110,247 +142,125 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(beside, format=path.suffix.removeprefix("."), dpi=DOTS_PER_INCH)
 
 
-def _shown(trials: list[Trial], objective: Objective) -> _Shown:
-    last = max(1, len(trials) - 1)
-    colours = {trial.name: ORDER(index / last) for index, trial in enumerate(trials)}
-    default = next((trial for trial in trials if trial.is_default and trial.scored), None)
-    limits = _limits(_scores(trials), _scores([default] if default else []), objective)
-    return _Shown(trials, colours, best_trial(trials, objective), default, limits)
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, 100 dots an inch.
+
+    As fast as it gets: `savefig` would draw it twice, once for the layout.
+    """
+    figure.dpi = SCREEN_DOTS_PER_INCH
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    file = io.BytesIO()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    picture.save(file, format="png", compress_level=COMPRESSION)
+    return file.getvalue()
 
 
-def _scores(trials: Iterable[Trial]) -> list[float]:
-    return [trial.score for trial in trials if trial.scored and trial.score is not None]
+def svg(figure: Figure, *, title: str) -> str:
+    """The figure as an <svg> element to put into an HTML page, or into a file as it is.
 
+    Its texts are texts, which a browser draws with the reader's fonts. Nothing in it acts on the
+    page around it, and no two elements made by a process have an id in common.
 
-def _limits(scores: list[float], always: list[float], objective: Objective) -> tuple[float, float]:
-    """Room for the scores but the few that are so bad that the others would be one flat line."""
-    if not scores:
-        return 0.0, 1.0
-    best = max(scores) if objective.larger_is_better else min(scores)
-    reach = 4 * abs(best - statistics.median(scores)) or math.inf
-    near = [score for score in scores if abs(score - best) <= reach] + always
-    low, high = min(near), max(near)
-    margin = 0.07 * (high - low) or 0.02 * abs(high) or 0.02
-    return low - 2 * margin, high + margin  # crosses of failed trials stand at the lower edge
-
-
-def _history(axes: Axes, shown: _Shown, objective: Objective) -> None:
-    """The best score so far against the time that the trials took together."""
-    _frame(axes, shown)
-    axes.set_ylabel(_axis_title(objective))
-    total = sum(trial.seconds for trial in shown.trials)
-    unit, length = time_unit(total)
-    axes.set_xlabel(f"time of all trials so far ({unit})")
-    axes.set_xlim(0, 1.03 * total / length or 1.0)
-    ends: dict[str, float] = {}
-    times, best = [], []
-    passed = 0.0
-    for trial in shown.trials:
-        passed += trial.seconds / length
-        ends[trial.name] = passed
-        if trial.scored and trial.score is not None:
-            scores = [*best[-1:], trial.score]
-            times.append(passed)
-            best.append(max(scores) if objective.larger_is_better else min(scores))
-    if best:
-        steps = ([*times, passed], [*best, best[-1]])
-        axes.plot(*steps, drawstyle="steps-post", color=LINE, linewidth=1.8, label="best so far")
-    else:
-        axes.text(
-            0.5,
-            0.5,
-            "no trial is completed yet",
-            transform=axes.transAxes,
-            ha="center",
-            va="center",
-        )
-    _points(axes, shown, ends)
-
-
-def _hyperparameter(axes: Axes, shown: _Shown, name: str) -> None:
-    """The score against one hyper-parameter, of the trials in which it is active."""
-    _frame(axes, shown)
-    axes.set_xlabel(name)
-    values = {
-        trial.name: trial.values[name]
-        for trial in shown.trials
-        if name in trial.values and _finite(trial.values[name])
+    Args:
+        figure: Any.
+        title: What it shows, for those who do not see it.
+    """
+    title = "".join(letter if letter.isprintable() else " " for letter in title)
+    prefix = f"figure{next(_svg_numbers)}-"
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kbert"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(file.getvalue())
+    _take_out(root, {"metadata", "style"})
+    for element in root.iter():
+        _make_inline(element, prefix)
+    style = "max-width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt"
+    root.attrib |= {
+        "xmlns": "http://www.w3.org/2000/svg",
+        "role": "img",
+        "aria-label": title,
+        "style": f"{style}; font-family: {CSS_FONTS}",
     }
-    numbers = {trial: value for trial, value in values.items() if not isinstance(value, str)}
-    if len(numbers) < len(values) or len(set(values.values())) <= FEW_VALUES:
-        _points(axes, shown, _categories(axes, values))
-    else:
-        _scale(axes, list(numbers.values()))
-        _points(axes, shown, numbers)
+    caption = ElementTree.Element("title")
+    caption.text = title
+    root.insert(0, caption)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def _frame(axes: Axes, shown: _Shown) -> None:
-    axes.set_ylim(shown.limits)
-    axes.ticklabel_format(axis="y", useOffset=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    if shown.default is not None and shown.default.score is not None:
-        axes.axhline(
-            shown.default.score, color=DEFAULT, linestyle="--", linewidth=1.2, label="default"
-        )
+def _take_out(root: ElementTree.Element, names: set[str]) -> None:
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if _local(child.tag) in names:
+                parent.remove(child)
 
 
-def _points(axes: Axes, shown: _Shown, places: Mapping[str, float]) -> None:
-    """A mark for each trial that has a place."""
-    low, high = shown.limits
-    kinds: dict[str, list[tuple[float, float, tuple]]] = {}
-    for trial in shown.trials:
-        if trial.name not in places:
-            continue
-        place, colour = places[trial.name], shown.colours[trial.name]
-        if not trial.scored or trial.score is None:
-            kinds.setdefault("failed", []).append((place, 0.04, colour))
-        elif trial.score < low:
-            kinds.setdefault("lower", []).append((place, 0.04, colour))
-        elif trial.score > high:
-            kinds.setdefault("higher", []).append((place, 0.96, colour))
-        else:
-            kinds.setdefault("trial", []).append((place, trial.score, colour))
-    edge = axes.get_xaxis_transform()  # x as the data, y from 0 to 1 across the panel
-    for kind, (marker, label) in {
-        "trial": ("o", "trial (later ones are darker)"),
-        "lower": ("v", "far below"),
-        "higher": ("^", "far above"),
-        "failed": ("x", "failed"),
-    }.items():
-        if kind not in kinds:
-            continue
-        x, y, colours = zip(*kinds[kind], strict=True)
-        looks: dict[str, Any] = {"c": colours, "s": 38, "edgecolors": "white", "linewidths": 0.7}
-        if kind == "failed":
-            looks = {"c": FAILED, "s": 40, "linewidths": 1.8}
-        if kind != "trial":
-            looks["transform"] = edge
-        axes.scatter(x, y, marker=marker, label=label, zorder=3, clip_on=False, **looks)
-    if shown.best is not None and shown.best.name in places:
-        axes.scatter(
-            [places[shown.best.name]],
-            _scores([shown.best]),
-            marker="*",
-            s=230,
-            c=BEST,
-            edgecolors="white",
-            linewidths=0.8,
-            label="best",
-            zorder=4,
-        )
+def _make_inline(element: ElementTree.Element, prefix: str) -> None:
+    """Names without name spaces, which HTML has not; ids of this figure; the page's fonts."""
+    element.tag = _local(element.tag)
+    for name, value in list(element.attrib.items()):
+        del element.attrib[name]
+        name = _local(name)
+        if name == "id":
+            value = prefix + value
+        elif name == "href" and value.startswith("#"):
+            value = f"#{prefix}{value[1:]}"
+        elif name == "style":
+            parts = (part.strip() for part in value.split(";"))
+            value = "; ".join(part for part in parts if not part.startswith("font-family:"))
+        element.attrib[name] = value.replace("url(#", f"url(#{prefix}")
 
 
-def _categories(axes: Axes, values: Mapping[str, Value]) -> dict[str, float]:
-    """Give each distinct value a place; the trials of one value stand a little side by side."""
-    distinct = sorted(set(values.values()), key=lambda value: (isinstance(value, str), value))
-    _label(axes, _labels(distinct))
-    places: dict[str, float] = {}
-    for index, value in enumerate(distinct):
-        same = [trial for trial, other in values.items() if other == value]
-        for order, trial in enumerate(same):
-            places[trial] = index + 0.3 * ((order + 0.5) / len(same) - 0.5)
-    return places
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
 
 
-def _label(axes: Axes, labels: list[str]) -> None:
-    """Labels beside each other, in two rows where they are too long for one, or upright."""
-    grid = axes.get_gridspec()
-    inches = axes.figure.get_figwidth() / (grid.ncols if grid else 1) - 0.7
-    room = inches / LETTER_INCHES / max(1, len(labels))  # letters that each one has in a row
-    longest = max(map(len, labels), default=0)
-    upright = longest > 2 * room
-    if longest > room and not upright:
-        labels = [f"\n{label}" if index % 2 else label for index, label in enumerate(labels)]
-    axes.set_xticks(
-        range(len(labels)),
-        labels,
-        rotation=90 if upright else 0,
-        fontsize=9,
-        fontfamily=[FONT, *_chinese_fonts()],
-        parse_math=False,  # a dollar is a dollar
-    )
-    axes.set_xlim(-0.6, max(len(labels), 1) - 0.4)
-
-
-def _scale(axes: Axes, values: list[int | float]) -> None:
-    low, high = min(values), max(values)
-    if low > 0 and high / low > LOG_FACTOR:
-        axes.set_xscale("log")
-        decades = math.log10(high / low)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 3 else (1,), numticks=8))
-        axes.xaxis.set_minor_locator(NullLocator())
-        margin = 10 ** (0.05 * decades)
-        axes.set_xlim(low / margin, high * margin)
-    else:
-        whole = all(isinstance(value, int) for value in values)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
-        margin = 0.05 * (high - low)
-        axes.set_xlim(low - margin, high + margin)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-
-
-def _labels(values: list[Value]) -> list[str]:
-    texts = short_texts(value for value in values if isinstance(value, str))
-    digits = 3 if len({_number(value) for value in values}) == len(values) else 17
+def _drawable_letters(text: str) -> list[str]:
     return [
-        _drawable(texts[value]) if isinstance(value, str) else _number(value, digits)
-        for value in values
+        letter if _is_drawable(letter) else letter.encode("unicode-escape").decode("ascii")
+        for letter in text
     ]
 
 
-def _number(value: Value, digits: int = 3) -> str:
-    """As few digits as suffice; small ones as 2e-4."""
-    if isinstance(value, int | str):
-        return str(value)
-    if not 0 < abs(value) < 1e-3:
-        return f"{value:.{digits}g}"
-    number, _, power = f"{value:.{digits - 1}e}".partition("e")
-    return f"{number.rstrip('0').rstrip('.')}e{int(power)}"
+def _is_drawable(letter: str) -> bool:
+    # fonts have blanks for control letters such as the newline
+    return ord(letter) in _letters() and unicodedata.category(letter)[0] != "C"
 
 
-def _drawable(text: str) -> str:
-    r"""The end of a text, where names of models differ; \u escapes for what no font can draw."""
-    drawn = ""
-    for letter in reversed(text):
-        known = ord(letter) in _letters()
-        letter = letter if known else letter.encode("unicode-escape").decode("ascii")
-        if len(letter) + len(drawn) > LONGEST_LABEL:
-            return f"…{drawn}"
-        drawn = letter + drawn
-    return drawn
+def _fitting(letters: Sequence[str], longest: int) -> int:
+    """How many of the letters have room."""
+    ends = itertools.accumulate(map(width, letters))
+    return sum(1 for _ in itertools.takewhile(lambda end: end <= longest, ends))
 
 
 @functools.cache
-def _chinese_fonts() -> tuple[str, ...]:
+def _fonts() -> tuple[str, ...]:
+    """Names of the fonts that are asked for a letter, one after the other."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    return tuple(name for name in CHINESE_FONTS if name in installed)[:1]
+    fonts = [FONT, *[name for name in CJK_FONTS if name in installed][:1]]
+    brought = _brought_font()
+    if brought is not None:
+        name = font_manager.FontProperties(fname=brought).get_name()
+        if name not in installed:
+            font_manager.fontManager.addfont(brought)
+        fonts.append(name)
+    return tuple(dict.fromkeys(fonts))
+
+
+def _brought_font() -> str | None:
+    """The file of the font that a distribution brings, None where that is not installed."""
+    distribution, name = BROUGHT_FONT
+    try:
+        # not imported: it sets matplotlib's defaults, and pyplot comes with it
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in files if file.name == name)
+    return next((str(path) for path in paths if path.is_file()), None)
 
 
 @functools.cache
 def _letters() -> frozenset[int]:
     """Code points that the fonts can draw."""
-    fonts = (font_manager.findfont(name) for name in (FONT, *_chinese_fonts()))
+    fonts = (font_manager.findfont(name) for name in _fonts())
     return frozenset(point for font in fonts for point in font_manager.get_font(font).get_charmap())
-
-
-def _finite(value: Value) -> bool:
-    return isinstance(value, str) or math.isfinite(value)
-
-
-def _axis_title(objective: Objective) -> str:
-    validation = objective.title != objective.metric
-    return f"validation {objective.title}" if validation else objective.title
-
-
-def _summary(shown: _Shown, objective: Objective) -> str:
-    failed = sum(not trial.scored for trial in shown.trials)
-    count = f"{len(shown.trials)} trial{'' if len(shown.trials) == 1 else 's'}"
-    parts = [f"{count}, {failed} failed" if failed else count]
-    if shown.best is not None:
-        name = f"{shown.best.name}, the default" if shown.best.is_default else shown.best.name
-        parts.append(f"best {_axis_title(objective)} {shown.best.score:.4f} (trial {name})")
-        if shown.default is not None and shown.default != shown.best:
-            parts.append(f"default {shown.default.score:.4f}")
-    return "; ".join(parts)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from kbert.config import Config
 from kbert.monitor import write_image
 from kbert.oracles import DEFAULT, HyperbandOracle, KeptOracle
-from kbert.plots import plot_search, save_figure
+from kbert.plots import save_figure
+from kbert.search_plots import plot_search
 from kbert.search_space import Dimension, shown_values, values_of
 from kbert.terminal import TrialsReport
 from kbert.trial_folder import trial_folder

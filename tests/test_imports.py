@@ -46,7 +46,9 @@ LEVELS = {
     "tasks": TASKS,
     "batches": {"data", "preprocessing", "tasks.task", *GROUND},
     "trials": GROUND,
-    "plots": {"trials", *GROUND},
+    "plots": GROUND,
+    "search_plots": {"plots", "trials", *GROUND},
+    "evaluation_plots": {"plots", *GROUND},
     "terminal": {"tasks.task", "trials"},
     "monitor": GROUND,
     "evaluation": {"batches", "tasks.task", "config", *GROUND},
@@ -81,6 +83,7 @@ LEVELS = {
         "monitor",
         "oracles",
         "plots",
+        "search_plots",
         "search_space",
         "terminal",
         "trial_folder",
@@ -200,7 +203,8 @@ def test_one_home_each() -> None:
 
 def test_kbert_is_light() -> None:
     heavy = {"tensorflow", "keras", "torch", "matplotlib.pyplot"}
-    code = f"import kbert, kbert.plots, sys; print(sorted({heavy} & set(sys.modules)))"
+    modules = "kbert, kbert.search_plots, kbert.evaluation_plots, sys"
+    code = f"import {modules}; print(sorted({heavy} & set(sys.modules)))"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout.strip() == "[]", process.stderr
 

@@ -1,218 +1,189 @@
-"""The figures of a search: what is drawn where, and that drawing never fails or warns."""
+"""What all figures have in common: which texts are drawn how, and the files."""
 
 from __future__ import annotations
 
-import itertools
-import math
+import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kbert.plots import plot_search, save_figure
-from kbert.trials import Objective, Trial, Value
+from kbert import plots
+from kbert.plots import (
+    as_text,
+    drawable,
+    ending,
+    new_figure,
+    png,
+    save_figure,
+    shortened,
+    svg,
+    widest,
+    width,
+)
 
-ACCURACY = Objective("val_accuracy", larger_is_better=True)
-LOSS = Objective("val_loss", larger_is_better=False)
-
-
-def completed(name: str, score: float, seconds: float = 60.0, **values: Value) -> Trial:
-    return Trial(name, "completed", values, score, {}, 3, seconds, None)
-
-
-def failed(name: str, seconds: float = 60.0, **values: Value) -> Trial:
-    return Trial(name, "failed", values, None, {}, 0, seconds, "training diverged")
-
-
-def running(name: str, **values: Value) -> Trial:
-    return Trial(name, "running", values, None, {}, 1, 30.0, None)
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def marks(axes: Axes, label: str) -> list[list[float]]:
-    """[x, y] of the marks with this label."""
-    found = [marks for marks in axes.collections if marks.get_label() == label]
-    return [list(point) for mark in found for point in np.asarray(mark.get_offsets())]
-
-
-def line(axes: Axes, label: str) -> list[list[float]]:
-    """[xs, ys] of the line with this label."""
-    (found,) = (line for line in axes.lines if line.get_label() == label)
-    return [list(map(float, found.get_xdata())), list(map(float, found.get_ydata()))]
-
-
-def labels(axes: Axes) -> list[str]:
-    return [label.get_text() for label in axes.get_xticklabels()]
-
-
-def saved(figure: Figure, path: Path) -> np.ndarray:
-    """Write the figure with warnings as errors; its pixels."""
+def pixels(text: str, **look: object) -> np.ndarray:
+    """The text alone, drawn with warnings as errors."""
+    figure = Figure(figsize=(1, 1))
+    figure.text(0.1, 0.2, text, **{"fontsize": 30, **as_text(), **look})
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        save_figure(figure, path)
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., 0].copy()
 
 
-def test_best_so_far_against_time() -> None:
-    trials = [
-        completed("00", 0.5, 120),
-        completed("02", 0.4, 60),
-        failed("01", 60),
-        completed("03", 0.8, 240),
-        running("04"),
-    ]
-    history = plot_search(trials, ACCURACY, ()).axes[0]
-    assert line(history, "best so far") == [[2, 3, 8, 8], [0.5, 0.5, 0.8, 0.8]]
-    assert line(history, "default")[1] == [0.5, 0.5]
-    assert marks(history, "trial (later ones are darker)") == [[2, 0.5], [3, 0.4], [8, 0.8]]
-    assert [x for x, _ in marks(history, "failed")] == [4]
-    assert marks(history, "best") == [[8, 0.8]]
-    assert "(min)" in history.get_xlabel()
-    assert history.get_ylabel() == "validation accuracy"
+def box(letter: str) -> np.ndarray:
+    """What matplotlib draws where its own font lacks a letter."""
+    figure = Figure(figsize=(1, 1))
+    figure.text(0.1, 0.2, letter, fontsize=30, fontfamily="DejaVu Sans")
+    canvas = FigureCanvasAgg(figure)
+    with pytest.warns(UserWarning, match="missing from font"):
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., 0].copy()
 
 
-def test_the_smallest_loss_is_the_best() -> None:
-    trials = [completed("00", 0.5, 3600), completed("01", 0.7, 3600), completed("02", 0.2, 7200)]
-    history = plot_search(trials, LOSS, ()).axes[0]
-    assert line(history, "best so far") == [[1, 2, 4, 4], [0.5, 0.5, 0.2, 0.2]]
-    assert marks(history, "best") == [[4, 0.2]]
-    assert "(h)" in history.get_xlabel()
+def small_figure(text: str = "模型 $5") -> Figure:
+    figure = new_figure(3, 2)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], marker="o")
+    axes.imshow([[0, 1]], aspect="auto")
+    axes.set_title(text, **as_text())
+    return figure
 
 
-def test_a_score_far_off_does_not_flatten_the_others() -> None:
-    trials = [completed(f"{i:02}", score) for i, score in enumerate([0.9, 0.92, 0.91, 0.93, 0.1])]
-    history = plot_search(trials, ACCURACY, ()).axes[0]
-    assert history.get_ylim()[0] > 0.85
-    assert [x for x, _ in marks(history, "far below")] == [history.get_xlim()[1] / 1.03]
-    trials = [completed(f"{i:02}", score) for i, score in enumerate([0.2, 0.22, 0.21, 0.23, 9.0])]
-    history = plot_search(trials, LOSS, ()).axes[0]
-    assert history.get_ylim()[1] < 0.3
-    assert len(marks(history, "far above")) == 1
+@pytest.mark.parametrize("pair", ["模型", "漢語", "かな", "カナ", "한국", "，。"])
+def test_chinese_japanese_and_korean_are_drawn(pair: str) -> None:
+    one, other = pair
+    assert drawable(pair) == pair
+    assert pixels(one).min() == 0  # there is ink
+    assert not np.array_equal(pixels(one), pixels(other))
+    for letter in pair:
+        assert not np.array_equal(pixels(letter), box(letter))
 
 
-def test_the_default_is_always_within() -> None:
-    trials = [completed(f"{i:02}", score) for i, score in enumerate([0.1, 0.92, 0.91, 0.93, 0.9])]
-    assert plot_search(trials, ACCURACY, ()).axes[0].get_ylim()[0] < 0.1
+def test_what_no_font_has_is_escaped() -> None:
+    assert drawable("a🤗b") == "a\\U0001f917b"
+    assert drawable("a\nb\t\x00\u200d\ud800") == "a\\nb\\t\\x00\\u200d\\ud800"
+    assert drawable("a\u00a0é\u3000。") == "a\u00a0é\u3000。"
+    pixels(drawable("🤗"))
 
 
-def test_few_values_get_a_place_each_in_their_order() -> None:
-    trials = [completed(f"{i:02}", 0.5 + i / 50, size=size) for i, size in enumerate([128, 8, 32])]
-    panel = plot_search([*trials, failed("03", size=8)], ACCURACY, ("size",)).axes[1]
-    assert labels(panel) == ["8", "32", "128"]
-    assert panel.get_xlabel() == "size"
-    assert marks(panel, "best") == [[1, 0.54]]
-    (own, _), (beside, _), (alone, _) = sorted(marks(panel, "trial (later ones are darker)"))
-    ((cross, height),) = marks(panel, "failed")
-    assert -0.5 < own < 0 < cross < 0.5 and height < 0.1  # two of one value, side by side
-    assert (beside, alone) == (1, 2)
+def test_a_dollar_is_a_dollar() -> None:
+    for text in ("$5", "$x$", "$x_{$", "a_b^c"):
+        pixels(text)
+    assert not np.array_equal(pixels("$x$"), pixels("x"))
+    assert not np.array_equal(pixels("$x$"), pixels("$x$", parse_math=True))
 
 
-def test_wide_ranges_are_logarithmic_and_others_are_not() -> None:
-    trials = [
-        completed(f"{i:02}", 0.5, rate=1e-5 * 2**i, warmup=i / 10, sign=(-10.0) ** i)
-        for i in range(8)
-    ]
-    _, rate, warmup, sign = plot_search(trials, ACCURACY, ("rate", "warmup", "sign")).axes
-    assert [panel.get_xscale() for panel in (rate, warmup, sign)] == ["log", "linear", "linear"]
-    for panel in (rate, warmup, sign):
-        low, high = panel.get_xlim()
-        assert all(low < x < high for x, _ in marks(panel, "trial (later ones are darker)"))
-    ticks = rate.xaxis.get_major_formatter()
-    assert [ticks(value) for value in (1e-5, 3e-4, 0.01)] == ["1e-5", "3e-4", "0.01"]
+def test_texts_are_shortened_to_their_width() -> None:
+    assert width("a模b한") == 6
+    assert shortened("abcdefgh", 8) == "abcdefgh"
+    assert shortened("abcdefghijklmnop", 8) == "abcde…op"
+    assert shortened("模型模型模型", 9) == "模型模…型"
+    assert ending("abcdefghi", 9) == "abcdefghi"
+    assert ending("abcdefghijkl", 5) == "…hijkl"
+    assert ending("模型模型模型", 5) == "…模型"
+    assert shortened("🤗🤗🤗", 12) == "\\U0001f917…"  # an escape is not cut
 
 
-def test_a_hyperparameter_is_shown_where_it_is_active() -> None:
-    trials = [completed("00", 0.5, a=1), completed("01", 0.6), completed("02", 0.7, a=math.nan)]
-    panel = plot_search(trials, ACCURACY, ("a",)).axes[1]
-    assert marks(panel, "trial (later ones are darker)") == [[0, 0.5]]
+@pytest.mark.parametrize("longest", [1, 2, 5, 10, 11, 30])
+@pytest.mark.parametrize("text", ["", "abc", "模型和文字", "a🤗b🤗", "word " * 20, "模" * 40])
+def test_nothing_shortened_is_too_wide(text: str, longest: int) -> None:
+    assert width(shortened(text, longest)) <= longest
+    if width(drawable(text)) <= longest:
+        assert shortened(text, longest) == drawable(text)
 
 
-def test_folders_are_shown_by_their_last_part(tmp_path: Path) -> None:
-    folders = ["/models/uncased_L-2_H-128_A-2", "/models/$x_{$", f"/models/{'very_' * 9}long"]
-    trials = [completed(f"{i:02}", 0.5, folder=folder) for i, folder in enumerate(folders)]
-    figure = plot_search(trials, ACCURACY, ("folder",))
-    saved(figure, tmp_path / "search.png")
-    shown = labels(figure.axes[1])
-    assert [text.strip() for text in shown[:2]] == ["$x_{$", "uncased_L-2_H-128_A-2"]
-    assert shown[2].startswith("…") and shown[2].endswith("very_long") and len(shown[2]) < 30
+def test_widths_are_as_drawn() -> None:
+    for text in ("WWW", "iii", "模型"):
+        columns = np.flatnonzero((pixels(text, fontsize=10) < 128).any(axis=0))
+        drawn = (columns[-1] - columns[0] + 1) / 100  # inches
+        assert widest([text, "."], size=10) == pytest.approx(drawn, abs=0.04)
+    assert widest([], size=10) == 0
 
 
-@pytest.mark.parametrize("count", [2, 4, 8, 15])
-def test_labels_do_not_overlap(count: int) -> None:
-    trials = [
-        completed(f"{i:02}", 0.5, a=f"L-{i}_H-{'128' * 6}", b=i, c=f"{i}") for i in range(count)
-    ]
-    figure = plot_search(trials, ACCURACY, ("a", "b", "c"))
-    figure.draw_without_rendering()
-    for axes in figure.axes[1:]:
-        ticks = axes.get_xticklabels()
-        for one, other in itertools.combinations(ticks, 2):
-            if one.get_text().startswith("\n") == other.get_text().startswith("\n"):  # one row
-                assert not one.get_window_extent().overlaps(other.get_window_extent())
+def test_fonts_are_registered_once_and_late() -> None:
+    code = """
+import sys
+import kbert.plots
+from matplotlib import font_manager
+
+name = "NotoSansCJKsc-Regular.otf"
+count = lambda: sum(font.fname.endswith(name) for font in font_manager.fontManager.ttflist)
+before = count()
+kbert.plots.as_text()
+once = count()
+kbert.plots.as_text(), kbert.plots.drawable("模型")
+print(before, once > 0, count() == once, {"mplfonts", "matplotlib.pyplot"} & set(sys.modules))
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip() == "0 True True set()", process.stderr
 
 
-def test_chinese_is_drawn_without_a_warning(tmp_path: Path) -> None:
-    folders = [
-        "/模型/中文BERT",
-        "/模型/哈工大讯飞联合实验室发布的中文预训练模型全词掩码版",
-        "/x/🤗",
-    ]
-    trials = [completed(f"{i:02}", 0.5, folder=folder) for i, folder in enumerate(folders)]
-    figure = plot_search(trials, ACCURACY, ("folder",))
-    saved(figure, tmp_path / "模型.png")
-    assert len({text.strip() for text in labels(figure.axes[1])}) == 3
+def test_the_distribution_of_the_font_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Path(str(plots._brought_font())).is_file()
+    monkeypatch.setattr(plots, "BROUGHT_FONT", ("no-such-distribution", "font.otf"))
+    assert plots._brought_font() is None
+    monkeypatch.setattr(plots, "BROUGHT_FONT", ("numpy", "font.otf"))
+    assert plots._brought_font() is None
 
 
-@pytest.mark.parametrize(
-    "trials",
-    [
-        [],
-        [running("00", a=1)],
-        [failed("00", a=1)],
-        [failed("00", 0.0, a=1), failed("01", 0.0, a="x")],
-        [completed("00", 0.5, a=1)],
-        [completed("00", 0.0, 0.0, a=0)],
-        [completed("00", math.nan, a=1), completed("01", math.inf, a=2)],
-        [completed("01", 0.5, a="x"), completed("02", 0.5, a="x"), completed("03", 0.5)],
-        [completed(f"{i:02}", 0.5, a=f"value {'number ' * 3}{i}") for i in range(15)],
-    ],
-    ids=lambda trials: f"{len(trials)} trials",
-)
-def test_whatever_the_trials_a_picture_comes_out(trials: list[Trial], tmp_path: Path) -> None:
-    figure = plot_search(trials, ACCURACY, ("a",))
-    assert len(np.unique(saved(figure, tmp_path / "search.png"))) > 2
-    for axes, label in itertools.product(figure.axes, ("best", "failed")):
-        assert np.isfinite(marks(axes, label)).all()
+def test_png_is_what_save_figure_writes_at_another_size(tmp_path: Path) -> None:
+    data = png(small_figure())
+    (tmp_path / "screen.png").write_bytes(data)
+    save_figure(small_figure(), tmp_path / "file.png")
+    with Image.open(tmp_path / "screen.png") as screen, Image.open(tmp_path / "file.png") as file:
+        assert (screen.format, screen.size, file.size) == ("PNG", (300, 200), (450, 300))
+        likeness = file.convert("L").resize(screen.size)
+        difference = np.asarray(likeness, int) - np.asarray(screen.convert("L"), int)
+    assert abs(difference).mean() < 8
 
 
-def test_fourteen_hyperparameters_do_not_overlap(tmp_path: Path) -> None:
-    names = [f"hyperparameter_{i}" for i in range(14)]
-    trials = [
-        completed(f"{i:02}", 0.5 + i / 100, **{name: i * 10.0**-k for k, name in enumerate(names)})
-        for i in range(1, 10)
-    ]
-    figure = plot_search(trials, ACCURACY, names)
-    saved(figure, tmp_path / "search.png")
-    few = plot_search(trials, ACCURACY, names[:3])
-    assert figure.get_figheight() > 2 * few.get_figheight()
-    figure.draw_without_rendering()
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
-    assert len(boxes) == 15
-    for one, other in itertools.combinations(boxes, 2):
-        assert not one.overlaps(other)
+def test_svg_has_its_texts_as_texts() -> None:
+    title = 'a "title" <of> 模型 & \x00'
+    text = svg(small_figure("模型 <b>&amp; $5"), title=title)
+    root = ElementTree.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{space}svg" and text.startswith("<svg")  # no prologue, no name spaces
+    assert root[0].tag == f"{space}title"
+    assert root[0].text == root.get("aria-label") == title.replace("\x00", " ")
+    assert root.get("role") == "img"
+    texts = [element.text for element in root.iter(f"{space}text")]
+    assert "模型 <b>&amp; $5" in texts
+    style = root.get("style") or ""
+    assert "Noto Sans CJK SC" in style and style.endswith("sans-serif")
+    assert text.count("font-family") == 1
+
+
+def test_svg_acts_on_nothing_around_it() -> None:
+    texts = [svg(small_figure(), title="the same") for _ in range(2)]
+    ids = [re.findall(r'\bid="([^"]+)"', text) for text in texts]
+    assert len(set(ids[0]) | set(ids[1])) == len(ids[0]) + len(ids[1]) > 10
+    for text, own in zip(texts, ids, strict=True):
+        used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
+        assert {one or other for one, other in used} <= set(own) and len(used) > 2
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(text).iter()}
+        assert not tags & {"style", "script", "metadata"}
+        assert not re.findall(r'href="(?!#|data:)', text)  # nothing from elsewhere
 
 
 def test_no_figure_is_left_half_written(tmp_path: Path) -> None:
-    path = tmp_path / "search.png"
-    figure = plot_search([completed("00", 0.5)], ACCURACY, ())
+    path = tmp_path / "figure.png"
+    figure = small_figure()
     save_figure(figure, path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="Format 'nothing' is not supported"):
-        save_figure(figure, tmp_path / "search.nothing")
+        save_figure(figure, tmp_path / "figure.nothing")
     assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["search.png"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["figure.png"]
