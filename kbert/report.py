@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kbert import report_view
+from kbert import report_texts, report_view
 from kbert.errors import InputError
 from kbert.report_view import Run
 from kbert.whole_files import written_whole
@@ -170,9 +170,9 @@ def sections(run: Run) -> dict[str, Any]:
         "curves": {"history": by_epoch} if by_epoch or by_step else None,
         "metrics": report_view.metrics(run),
         "classes": report_view.classes(run),
-        "confusion": report_view.confusion(run),
-        "mistakes": report_view.mistakes(run),
-        "label_errors": report_view.label_errors(run),
+        "confusion": report_texts.confusion(run),
+        "mistakes": report_texts.mistakes(run),
+        "label_errors": report_texts.label_errors(run),
         "calibration": report_view.calibration(run),
         "slices": report_view.slices(run),
         "search": report_view.search(run),
@@ -199,10 +199,11 @@ def figures(run: Run) -> dict[str, list[str]]:
         ("curves", by_epoch["charts"] if by_epoch else {}, "epoch"),
         ("steps", report_view.step_curves(run), "step"),
     ):
-        found[name] = [
-            draw(plot_curves({chart: lines}, steps=unit), f"{chart} by {unit}", 4.6, 2.9)
-            for chart, lines in charts.items()
-        ]
+        found[name] = []
+        for chart, lines in charts.items():
+            drawn = plot_curves({chart: lines}, steps=unit)
+            _place_legend(drawn.axes[0].get_legend(), lines)
+            found[name].append(draw(drawn, f"{chart} by {unit}", 4.6, 2.9))
     lengths = run.analysis.get("lengths") or {}
     if lengths.get("counts"):
         histogram = plot_lengths(
@@ -220,6 +221,12 @@ def figures(run: Run) -> dict[str, list[str]]:
         diagram.axes[0].set_title("")
         found["reliability"] = [draw(diagram, "Reliability diagram", 5.2, 4.6)]
     return found
+
+
+def _place_legend(legend: Any, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """To the right, where falling lines are low and rising ones high: "best" is slow to find."""
+    falls = sum(points[-1][1] < points[0][1] for points in lines.values() if points)
+    legend.set_loc("upper right" if 2 * falls >= len(lines) else "lower right")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

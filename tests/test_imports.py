@@ -60,6 +60,16 @@ LEVELS = {
     "export": {"certificate", "certify", "lineage", "tasks.task", *GROUND},
     "session_check": set(),
     "huggingface_check": set(),
+    "report_view": set(),
+    "report_texts": {"report_view"},
+    "report": {
+        "evaluation_plots",
+        "monitor",
+        "plots",
+        "report_texts",
+        "report_view",
+        *GROUND,
+    },
     "verify": {"answers", "certificate", "fresh_process", *GROUND},
     "optimizers": {"config"},
     "training": {"batches", "tasks.task", "config", "encoder", "loading", "optimizers", *GROUND},
@@ -133,10 +143,14 @@ LEVELS = {
     },
     "search_result": {"retraining", "search", "tasks.task", "trials"},
 }
-# what no module imports, but for these: verify asks servers, and huggingface_check is a script
-# that runs in a process of its own
+# what no module imports, but for these: verify asks servers, it and report have serve's parser, and
+# huggingface_check is a script that runs in a process of its own
 FOREIGN = {"serve", "train", "torch", "tf_keras", "transformers"}
-ALLOWED_FOREIGN = {"verify": {"serve"}, "huggingface_check": {"torch", "transformers"}}
+ALLOWED_FOREIGN = {
+    "verify": {"serve"},
+    "report": {"serve"},
+    "huggingface_check": {"torch", "transformers"},
+}
 SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
          "numpy", "google", "serve"}  # fmt: skip
 
