@@ -20,7 +20,6 @@ from kbert.evaluation_plots import plot_attention, plot_confusion, plot_reliabil
 from kbert.experiment import Experiment
 from kbert.metrics import classification_figures
 from kbert.plots import png
-from kbert.tasks.task import Task
 from kbert.training import Watcher
 
 SAMPLE_ROWS = 500  # of the validation split, whose vectors and texts are shown

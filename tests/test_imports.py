@@ -81,6 +81,16 @@ LEVELS = {
     "export": {"certificate", "certify", "lineage", "tasks.task", *GROUND},
     "session_check": set(),
     "huggingface_check": set(),
+    "report_view": set(),
+    "report_texts": {"report_view"},
+    "report": {
+        "evaluation_plots",
+        "monitor",
+        "plots",
+        "report_texts",
+        "report_view",
+        *GROUND,
+    },
     "verify": {"answers", "certificate", "fresh_process", *GROUND},
     "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
     "optimizers": {"config"},
@@ -180,12 +190,16 @@ LEVELS = {
     },
     "search_result": {"retraining", "search", "tasks.task", "trials"},
 }
-# what no module imports, but for these: verify asks servers, compare has serve's parser of flags,
-# and huggingface_check is a script that runs in a process of its own
+# what no module imports, but for these: verify asks servers, the other commands have serve's parser
+# of flags, and huggingface_check is a script that runs in a process of its own
 FOREIGN = {"serve", "train", "torch", "tf_keras", "transformers"}
 ALLOWED_FOREIGN = {
     "verify": {"serve"},
     "compare": {"serve"},
+    "report": {"serve"},
+    "evaluate": {"serve"},
+    "huggingface_check": {"torch", "transformers"},
+}
     "huggingface_check": {"torch", "transformers"},
 }
 SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
