@@ -129,11 +129,54 @@ LEVELS = {
         *GROUND,
     },
     "search_result": {"retraining", "search", "tasks.task", "trials"},
+    "slices": {"metrics"},
+    "analysis": {
+        "batches",
+        "calibration",
+        "data",
+        "label_errors",
+        "slices",
+        "tasks.task",
+        *GROUND,
+    },
+    "finished_run": {
+        "batches",
+        "data",
+        "experiment",
+        "loading",
+        "preprocessing",
+        "search_space",
+        "tasks",
+        "training",
+        "config",
+        *GROUND,
+    },
+    "evaluation_tables": {"tasks.task"},
+    "evaluate": {
+        "analysis",
+        "baseline",
+        "calibration",
+        "data",
+        "evaluation",
+        "evaluation_tables",
+        "finished_run",
+        "metrics",
+        "paired_tests",
+        "slices",
+        "startup",
+        "tasks.task",
+        "terminal",
+        *GROUND,
+    },
 }
-# what no module imports, but for these: verify asks servers, and huggingface_check is a script
-# that runs in a process of its own
+# what no module imports, but for these: verify asks servers, evaluate shares their parser, and
+# huggingface_check is a script that runs in a process of its own
 FOREIGN = {"serve", "train", "torch", "tf_keras", "transformers"}
-ALLOWED_FOREIGN = {"verify": {"serve"}, "huggingface_check": {"torch", "transformers"}}
+ALLOWED_FOREIGN = {
+    "evaluate": {"serve"},
+    "verify": {"serve"},
+    "huggingface_check": {"torch", "transformers"},
+}
 SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
          "numpy", "google", "serve"}  # fmt: skip
 
