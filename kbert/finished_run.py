@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +142,8 @@ class FinishedRun:
         if self.is_calibrated:
             task: Any = experiment.task
             task.temperature = self.temperature
-        model = experiment.in_float32().new_model()
+        with _without_load_report():
+            model = experiment.in_float32().new_model()
         load_weights(model, path)
         return model
 
@@ -173,6 +176,18 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> FinishedRun:
             "on."
         ) from None
     return FinishedRun(folder, options, metrics)
+
+
+@contextlib.contextmanager
+def _without_load_report() -> Iterator[None]:
+    """What the checkpoint lacks is of no interest where a run's weights replace all of it."""
+    log = logging.getLogger("kbert.loading")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _tokenizer(config: Config, checkpoint: Path | None) -> WordPieceTokenizer:
