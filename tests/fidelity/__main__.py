@@ -19,7 +19,7 @@ sys.path[:1] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 
 from fidelity.claims import report  # noqa: E402
 
-PARTS = ("tokenizer", "model", "checkpoint", "export")
+PARTS = ("tokenizer", "model", "checkpoint", "export", "figures")
 
 
 def main() -> int:
