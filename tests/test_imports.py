@@ -47,6 +47,8 @@ LEVELS = {
     "tasks.task": {"config", "preprocessing", *GROUND},
     "tasks": TASKS,
     "batches": {"data", "preprocessing", "tasks.task", *GROUND},
+    "baseline": {"batches", *GROUND},
+    "paired_tests": set(),
     "trials": GROUND,
     "plots": {"trials", *GROUND},
     "terminal": {"tasks.task", "trials"},
@@ -61,6 +63,7 @@ LEVELS = {
     "session_check": set(),
     "huggingface_check": set(),
     "verify": {"answers", "certificate", "fresh_process", *GROUND},
+    "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
     "optimizers": {"config"},
     "training": {"batches", "tasks.task", "config", "encoder", "loading", "optimizers", *GROUND},
     "memory": set(),
@@ -171,12 +174,13 @@ LEVELS = {
         *GROUND,
     },
 }
-# what no module imports, but for these: verify asks servers, evaluate shares their parser, and
-# huggingface_check is a script that runs in a process of its own
+# what no module imports, but for these: verify asks servers, compare and evaluate have serve's
+# parser of flags, and huggingface_check is a script that runs in a process of its own
 FOREIGN = {"serve", "train", "torch", "tf_keras", "transformers"}
 ALLOWED_FOREIGN = {
-    "evaluate": {"serve"},
     "verify": {"serve"},
+    "compare": {"serve"},
+    "evaluate": {"serve"},
     "huggingface_check": {"torch", "transformers"},
 }
 SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
