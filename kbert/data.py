@@ -52,15 +52,18 @@ class Source:
     text_columns: tuple[str, ...]
     label_column: str | None
     encoding: str = "utf-8"
+    other_columns: tuple[str, ...] = ()
+    """Columns to look at, not to learn from: all plain values read as strings."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The text columns, then the label column."""
-        return self.text_columns + ((self.label_column,) if self.label_column is not None else ())
+        """The text columns, then the label column, then the others."""
+        label = (self.label_column,) if self.label_column is not None else ()
+        return self.text_columns + label + self.other_columns
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file's bytes and of all that its reading depends on."""
+        """SHA-256 of the file's bytes and of all that texts and labels depend on."""
         key = [self.path.suffix.lower(), self.text_columns, self.label_column, self.encoding]
         digest = hashlib.sha256(json.dumps(key).encode())
         with self.path.open("rb") as file:
@@ -160,12 +163,69 @@ def read_dataset(options: DataOptions, *, labelled: bool, seed: int) -> DataSet:
     splits, hashes = {}, {}
     for name in names:
         scan = scans.get(name, train)
-        indices = _label_indices(scan, labels, train.source.path)
+        indices = _label_indices(scan, labels, str(train.source.path))
         splits[name] = Split(
             scan.source, rows[name], None if indices is None else indices[rows[name]]
         )
         hashes[name] = scan.hashes[rows[name]]
     return DataSet(splits, labels, _count_duplicates(hashes))
+
+
+def read_split(
+    path: Path, options: DataOptions, labels: tuple[str, ...], *, labelled: bool
+) -> Split:
+    """All rows of one file, for a model that is trained; the training file is not looked at.
+
+    Args:
+        path: The file, which may lack the label column.
+        options: Which columns, and the encoding.
+        labels: Sorted names of the training labels.
+        labelled: Whether the task has labels.
+
+    Raises:
+        InputError: a file that cannot be read, or a label that is not among the labels.
+    """
+    scan = _scan(_open_source(str(path), "test", options, labelled))
+    indices = _label_indices(scan, labels, "the training data")
+    return Split(scan.source, np.arange(len(scan.hashes)), indices)
+
+
+def read_rows(source: Source, rows: np.ndarray, columns: Sequence[str]) -> dict[str, list[str]]:
+    """The values of some columns of some rows, of any type, as strings.
+
+    The file is read up to the last of the rows; what stays in memory is what is returned.
+
+    Args:
+        source: The file; the columns need not be its text or label columns.
+        rows: Numbers of the rows, from 0, in any order, which is kept.
+        columns: Names of the columns.
+
+    Returns:
+        The values of each column, one a row. JSON and Parquet numbers and booleans read as they
+        are written there, a missing value as "".
+
+    Raises:
+        InputError: there is no such column, it holds lists or the like, or the file cannot be
+            read any more or has fewer rows.
+    """
+    wanted = _look_at(source, columns)
+    found: dict[str, list[str]] = {name: [] for name in wanted.columns}
+    ascending, places = np.unique(rows, return_inverse=True)
+    start = taken = 0
+    for batch in wanted.batches() if found and len(ascending) else ():
+        until = int(np.searchsorted(ascending, start + batch.num_rows))
+        part = batch.take(pa.array(ascending[taken:until] - start, pa.int64()))
+        for name, values in found.items():
+            values += part.column(name).to_pylist()
+        start, taken = start + batch.num_rows, until
+        if taken == len(ascending):
+            break
+    if found and taken < len(ascending):
+        raise InputError(
+            f"{source.path}: {_count(start, 'row')}, and row {ascending[-1] + 1} is wanted: the "
+            "file has changed since it was read; bring the old one back."
+        )
+    return {name: [values[place] for place in places] for name, values in found.items()}
 
 
 # Opening: does the file exist, and has it the columns?
@@ -189,12 +249,26 @@ def _open_source(file: str, role: str, options: DataOptions, labelled: bool) -> 
     source = Source(path, texts, label, options.encoding)
     for name in source.columns:
         option = "--data.label_column" if name == label else "--data.text_column"
-        if name not in there:
-            listed = ", ".join(map(repr, there))
-            raise InputError(f"{path}: no column {name!r}; name one of {listed} by {option}.")
-        if there.count(name) > 1:
-            raise InputError(f"{path}: {there.count(name)} columns are named {name!r}; rename one.")
+        _require_column(path, there, name, by=f" by {option}")
     return source
+
+
+def _look_at(source: Source, columns: Sequence[str]) -> Source:
+    """The same file, seen through other columns."""
+    wanted = Source(source.path, (), None, source.encoding, tuple(dict.fromkeys(columns)))
+    is_text = source.path.suffix.lower() == ".txt"
+    there = list(source.text_columns) if is_text else _column_names(wanted)
+    for name in wanted.columns:
+        _require_column(source.path, there, name)
+    return wanted
+
+
+def _require_column(path: Path, there: list[str], name: str, *, by: str = "") -> None:
+    if name not in there:
+        listed = ", ".join(map(repr, there))
+        raise InputError(f"{path}: no column {name!r}; name one of {listed}{by}.")
+    if there.count(name) > 1:
+        raise InputError(f"{path}: {there.count(name)} columns are named {name!r}; rename one.")
 
 
 def _require_file(path: Path, role: str) -> None:
@@ -498,12 +572,19 @@ def _json_column(
             place = f"{source.path}: {_place(row, line)}"
             if name not in record:
                 raise InputError(f"{place}: no key {name!r}; add it.") from None
-            is_label = name == source.label_column
-            strings.append(_json_string(record[name], is_label, f"{place}, column {name!r}"))
+            kinds = _json_kinds(source, name)
+            strings.append(_json_string(record[name], kinds, f"{place}, column {name!r}"))
         return pa.array(strings, pa.string())
 
 
-def _json_string(value: Any, is_label: bool, place: str) -> str | None:
+def _json_kinds(source: Source, name: str) -> tuple[type, ...]:
+    """What a column may hold besides strings and null."""
+    if name in source.other_columns:
+        return (int, float)
+    return (int,) if name == source.label_column else ()
+
+
+def _json_string(value: Any, kinds: tuple[type, ...], place: str) -> str | None:
     if isinstance(value, str):
         try:
             value.encode("utf-8")
@@ -513,9 +594,10 @@ def _json_string(value: Any, is_label: bool, place: str) -> str | None:
         return value
     if value is None:
         return None
-    if is_label and isinstance(value, int):
+    if isinstance(value, kinds):
         return json.dumps(value)
-    wanted = "a string, integer or boolean" if is_label else "a string"
+    names = {(): "a string", (int,): "a string, integer or boolean"}
+    wanted = names.get(kinds, "a string, number or boolean")
     raise InputError(f"{place}: must be {wanted}, is {_shorten(json.dumps(value))}; correct it.")
 
 
@@ -548,6 +630,8 @@ def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
 
 def _require_string_type(source: Source, name: str, kind: pa.DataType) -> None:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if name in source.other_columns and not pa.types.is_nested(value):
+        return
     is_label = name == source.label_column
     tests = [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view]
     if is_label:
@@ -652,8 +736,8 @@ def _hash(columns: list[pa.Array]) -> np.ndarray:
 # Splitting
 
 
-def _label_indices(scan: _Scan, labels: tuple[str, ...], train_path: Path) -> np.ndarray | None:
-    """Index into the sorted training labels of each row, int32 (rows,)."""
+def _label_indices(scan: _Scan, labels: tuple[str, ...], origin: str) -> np.ndarray | None:
+    """Index into the sorted training labels, which come from `origin`, of each row, int32."""
     if scan.codes is None:
         return None
     index = {name: position for position, name in enumerate(labels)}
@@ -664,7 +748,7 @@ def _label_indices(scan: _Scan, labels: tuple[str, ...], train_path: Path) -> np
         row = int(unknown.argmax())
         raise InputError(
             f"{scan.source.path}: row {row + 1}, column {scan.source.label_column!r}: the label "
-            f"{_shorten(scan.names[scan.codes[row]])} is not in {train_path} "
+            f"{_shorten(scan.names[scan.codes[row]])} is not in {origin} "
             f"({_count(int(unknown.sum()), 'row')} with such labels); correct them, or add "
             "training rows."
         )

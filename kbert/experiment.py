@@ -158,14 +158,7 @@ class Materials:
     def _tokenizer(self, config: Config) -> WordPieceTokenizer:
         key = (config.model.checkpoint, config.model.vocab)
         if key not in self._tokenizers:
-            checkpoint = self._checkpoint(config)
-            self._tokenizers[key] = (
-                tokenizer_from_files(checkpoint)
-                if checkpoint is not None
-                else tokenizer_from_vocabulary_file(
-                    Path(str(config.model.vocab)), lowercase=config.model.lowercase
-                )
-            )
+            self._tokenizers[key] = new_tokenizer(config, self._checkpoint(config))
         return self._tokenizers[key]
 
     def _splits(self, task: Task) -> dict[str, EncodedSplit]:
@@ -179,6 +172,15 @@ class Materials:
                 splits = {name: _first_rows(split) for name, split in splits.items()}
             self._encoded[key] = splits
         return self._encoded[key]
+
+
+def new_tokenizer(config: Config, checkpoint: Path | None) -> WordPieceTokenizer:
+    """The checkpoint's tokeniser, or that of the vocabulary of a model from scratch."""
+    if checkpoint is not None:
+        return tokenizer_from_files(checkpoint)
+    return tokenizer_from_vocabulary_file(
+        Path(str(config.model.vocab)), lowercase=config.model.lowercase
+    )
 
 
 def _first_rows(split: EncodedSplit) -> EncodedSplit:

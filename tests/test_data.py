@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kbert import data
 from kbert.config import DataOptions
-from kbert.data import DataSet, Source, read_dataset
+from kbert.data import DataSet, Source, read_dataset, read_rows, read_split
 from kbert.errors import InputError
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
@@ -781,3 +781,103 @@ def test_real_files(name, extension, text, label, sizes, labels):
 def test_quotes_of_a_real_tsv_file_are_not_part_of_its_texts():
     first = rows(REAL_DATA / "mrpc/train.tsv", "sentence1")[0][0]
     assert first.startswith('Amrozi accused his brother, whom he called "the witness", of')
+
+
+# Some rows of a file
+
+
+ROWS_OF_A_FILE = {
+    "csv": 'id,text,price,label\n1,red,0.5,a\n2,"green, ""light""",,b\n3,blue,2,a\n',
+    "tsv": 'id\ttext\tprice\tlabel\n1\tred\t0.5\ta\n2\tgreen, "light"\t\tb\n3\tblue\t2\ta\n',
+    "jsonl": '{"id": 1, "text": "red", "price": 0.5, "label": "a"}\n\n'
+    '{"id": 2, "text": "green, \\"light\\"", "price": null, "label": "b"}\n'
+    '{"id": 3, "text": "blue", "price": 2, "label": "a"}\n',
+}
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv", "jsonl", "parquet"])
+def test_columns_of_some_rows(tmp_path, extension):
+    if extension == "parquet":
+        columns = {"id": [1, 2, 3], "text": ["red", 'green, "light"', "blue"]}
+        path = write_parquet(tmp_path, columns | {"price": ["0.5", None, "2"]})
+    else:
+        path = write(tmp_path, f"train.{extension}", ROWS_OF_A_FILE[extension])
+    source = Source(path, ("text",), None)
+    found = read_rows(source, np.array([2, 0, 1, 0]), ["price", "text", "id"])
+    assert found == {
+        "price": ["2", "0.5", "", "0.5"],
+        "text": ["blue", "red", 'green, "light"', "red"],
+        "id": ["3", "1", "2", "1"],
+    }
+    assert read_rows(source, np.array([1]), []) == {}
+    assert read_rows(source, np.zeros(0, int), ["id"]) == {"id": []}
+
+
+def test_rows_of_a_text_file_have_the_name_of_the_text_column(tmp_path):
+    source = Source(write(tmp_path, "train.txt", "one\n\ntwo\nthree\n"), ("line",), None)
+    assert read_rows(source, np.array([2, 1]), ["line"]) == {"line": ["three", "two"]}
+    with pytest.raises(InputError, match="no column 'id'; name one of 'line'\\.$"):
+        read_rows(source, np.array([2, 1]), ["id"])
+
+
+def test_rows_of_several_batches_and_nothing_after_the_last(tmp_path):
+    lines = [json.dumps({"text": f"text {number}", "n": number}) for number in range(10_000)]
+    path = write(tmp_path, "train.jsonl", "\n".join([*lines, "no JSON"]))
+    wanted = np.random.default_rng(0).permutation(8_000)[:700]
+    found = read_rows(Source(path, ("text",), None), wanted, ["n"])
+    assert found["n"] == [str(number) for number in wanted]
+
+
+def test_numbers_and_dates_of_parquet_read_as_strings(tmp_path):
+    columns = {
+        "text": ["red", "blue"],
+        "score": [0.1, None],
+        "good": [True, False],
+        "when": pa.array([0, 1], pa.date32()),
+        "list": [[1], [2]],
+    }
+    source = Source(write_parquet(tmp_path, columns), ("text",), None)
+    assert read_rows(source, np.array([0, 1]), ["score", "good", "when"]) == {
+        "score": ["0.1", ""],
+        "good": ["true", "false"],
+        "when": ["1970-01-01", "1970-01-02"],
+    }
+    with pytest.raises(InputError, match="column 'list' holds list<"):
+        read_rows(source, np.array([0]), ["list"])
+
+
+def test_wrong_columns_and_lost_rows_are_refused_in_one_line(tmp_path):
+    path = write(tmp_path, "train.csv", ROWS_OF_A_FILE["csv"])
+    source = Source(path, ("text",), "label")
+    with pytest.raises(InputError) as caught:
+        read_rows(source, np.array([0]), ["text", "nothing"])
+    assert str(caught.value) == (
+        f"{path}: no column 'nothing'; name one of 'id', 'text', 'price', 'label'."
+    )
+    with pytest.raises(InputError, match="3 rows, and row 5 is wanted: the file has changed"):
+        read_rows(source, np.array([0, 4]), ["text"])
+
+
+# One file for a trained model
+
+
+def test_a_file_for_a_trained_model(tmp_path):
+    path = write(tmp_path, "new.csv", "title,kind\nred,b\ngreen,a\n")
+    options = DataOptions(train="gone.csv", text_column="title", label_column="kind")
+    split = read_split(path, options, ("a", "b", "c"), labelled=True)
+    assert split.source == Source(path, ("title",), "kind")
+    assert split.rows.tolist() == [0, 1]
+    assert split.labels is not None and split.labels.tolist() == [1, 0]
+    other = DataOptions(text_column="title")
+    assert read_split(path, other, ("a", "b"), labelled=True).labels is None
+    assert read_split(path, options, (), labelled=False).labels is None
+
+
+def test_a_label_that_training_did_not_have(tmp_path):
+    path = write(tmp_path, "new.csv", "text,label\nred,a\ngreen,x\nblue,x\n")
+    with pytest.raises(InputError) as caught:
+        read_split(path, DataOptions(), ("a", "b"), labelled=True)
+    assert str(caught.value) == (
+        f"{path}: row 2, column 'label': the label 'x' is not in the training data (2 rows with "
+        "such labels); correct them, or add training rows."
+    )

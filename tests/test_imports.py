@@ -29,6 +29,7 @@ TASKS = {
     "heads",
     "preprocessing",
     "metrics",
+    "evaluation_tables",
     "tasks.task",
     *GROUND,
 }
@@ -189,6 +190,43 @@ LEVELS = {
         *GROUND,
     },
     "search_result": {"retraining", "search", "tasks.task", "trials"},
+    "slices": {"metrics"},
+    "analysis": {
+        "batches",
+        "calibration",
+        "data",
+        "label_errors",
+        "slices",
+        "tasks.task",
+        *GROUND,
+    },
+    "finished_run": {
+        "batches",
+        "data",
+        "experiment",
+        "loading",
+        "preprocessing",
+        "search_space",
+        "tasks",
+        "training",
+        "config",
+        *GROUND,
+    },
+    "evaluation_tables": {"tasks.task"},
+    "evaluate": {
+        "analysis",
+        "baseline",
+        "calibration",
+        "data",
+        "evaluation",
+        "evaluation_tables",
+        "finished_run",
+        "slices",
+        "startup",
+        "tasks.task",
+        "terminal",
+        *GROUND,
+    },
 }
 # what no module imports, but for these: verify asks servers, the other commands have serve's parser
 # of flags, and huggingface_check is a script that runs in a process of its own
@@ -198,8 +236,6 @@ ALLOWED_FOREIGN = {
     "compare": {"serve"},
     "report": {"serve"},
     "evaluate": {"serve"},
-    "huggingface_check": {"torch", "transformers"},
-}
     "huggingface_check": {"torch", "transformers"},
 }
 SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",

@@ -12,23 +12,11 @@ import tensorflow as tf
 
 from kbert.calibration import softmax
 from kbert.config import ClassificationOptions, Config, EncoderConfig
+from kbert.evaluation_tables import classes_tables
 from kbert.heads import sequence_classifier
 from kbert.metrics import MacroF1, classes_report, cross_entropy
 from kbert.preprocessing import BertPacker, WordPieceTokenizer
 from kbert.tasks.task import Reference, Signature, Table
-
-MOST_SHOWN = 20  # classes of a confusion matrix on the terminal
-OVERALL = {
-    "accuracy": "accuracy",
-    "precision": "precision_macro",
-    "recall": "recall_macro",
-    "f1": "f1_macro",
-    "matthews": "matthews",
-    "roc auc": "roc_auc",
-    "log loss": "log_loss",
-    "calibration error": "ece",
-}
-"""Columns of the table of all classes, and their names in metrics.json."""
 
 
 class Classification:
@@ -120,11 +108,8 @@ class Classification:
         return {"loss": cross_entropy(outputs["logits"], labels), **report}
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Table]:
-        """Overall, by class, and the confusion matrix of up to 20 classes.
-
-        With intervals, and the figures of the linear model beside, where metrics has them.
-        """
-        return _tables(metrics) if metrics else []
+        """Those of `kbert.evaluation_tables`; none without labels."""
+        return classes_tables(metrics) if metrics else []
 
     def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """The predicted class and a column p_CLASS for each class, nine digits."""
@@ -179,52 +164,3 @@ def input_names(columns: int) -> tuple[str, ...]:
     if columns == 1:
         return ("text",)
     return tuple(f"text_{letter}" for letter in string.ascii_lowercase[:columns])
-
-
-def _tables(metrics: Mapping[str, Any]) -> list[Table]:
-    tables = [_overall(metrics), _per_class(metrics)]
-    labels = metrics["labels"]
-    if len(labels) <= MOST_SHOWN:
-        counts = zip(labels, metrics["confusion_matrix"], strict=True)
-        tables.append(
-            Table(
-                "confusion matrix (rows: label, columns: prediction)",
-                ("", *labels),
-                [(label, *row) for label, row in counts],
-            )
-        )
-    return tables
-
-
-def _overall(metrics: Mapping[str, Any]) -> Table:
-    rows = []
-    for name, figures in (("BERT", metrics), ("linear model", metrics.get("baseline"))):
-        if figures is None:
-            continue
-        rows.append((name, *(_shown(figures.get(figure)) for figure in OVERALL.values())))
-        if intervals := figures.get("intervals"):
-            shown = [_interval(intervals.get(figure)) for figure in OVERALL.values()]
-            rows.append(("  95% of samples", *shown))
-    return Table("overall (means over classes)", ("", *OVERALL), rows)
-
-
-def _per_class(metrics: Mapping[str, Any]) -> Table:
-    columns = ("precision", "recall", "f1", "roc_auc", "rows")
-    baseline = metrics.get("baseline")
-    rows = []
-    for label, figures in metrics["per_class"].items():
-        row = [label, *(_shown(figures[column]) for column in columns)]
-        if baseline is not None:
-            row.append(_shown(baseline["per_class"][label]["f1"]))
-        rows.append(tuple(row))
-    linear = () if baseline is None else ("f1 of the linear model",)
-    return Table("per class", ("class", *columns, *linear), rows)
-
-
-def _shown(value: Any) -> Any:
-    """A figure that is not defined is a dash."""
-    return "-" if value is None else value
-
-
-def _interval(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"

@@ -1,0 +1,185 @@
+"""A finished run's folder, opened again: its options, its model, its splits and other files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kbert.batches import EncodedSplit, encode_split
+from kbert.config import Config, parse
+from kbert.data import Source, read_split
+from kbert.errors import InputError
+from kbert.experiment import Experiment, Materials, new_tokenizer
+from kbert.loading import resolve
+from kbert.search_space import with_values
+from kbert.tasks import task_class
+from kbert.tasks.task import Task
+from kbert.training import load_weights
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows to measure, and what measures them."""
+
+    experiment: Experiment
+    split: EncodedSplit
+    source: Source
+    """The file of the rows."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run's folder says; see `open_run`."""
+
+    folder: Path
+    options: Config
+    """As config.yaml holds them."""
+    metrics: dict[str, Any]
+    """What metrics.json holds."""
+
+    @property
+    def config(self) -> Config:
+        """The options of the model that was kept: those of a search's winner."""
+        if "search" not in self.metrics:
+            return self.options
+        return with_values(self.options, self.metrics["search"]["winner"]["hyperparameters"])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Sorted names of the training labels; () where the task has none.
+
+        Raises:
+            InputError: metrics.json does not tell them.
+        """
+        if not task_class(self.options.task.name).labelled:
+            return ()
+        for name in ("train", "test", "validation"):
+            if "labels" in self.metrics.get(name, {}):
+                return tuple(self.metrics[name]["labels"])
+        raise InputError(
+            f"{self.folder / 'metrics.json'}: it does not tell the labels; measure a split of the "
+            "run by --split."
+        )
+
+    @property
+    def temperature(self) -> float | None:
+        """What was fitted on the validation split; None where nothing was."""
+        for block in (self.metrics, *map(self.metrics.get, ("test", "validation"))):
+            if block and block.get("calibration"):
+                return float(block["calibration"]["temperature"])
+        return None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the probabilities that the model serves are those after the temperature."""
+        return self.temperature is not None and getattr(self.config.task, "calibrate", False)
+
+    def part(self, split: str) -> Part:
+        """One of the run's own splits, its rows drawn again.
+
+        Raises:
+            InputError: there is no such split, or a file is gone or is not what it was.
+        """
+        materials = Materials(self.options)
+        experiment = materials.experiment(self.config)
+        if split not in experiment.splits:
+            raise InputError(
+                f"--split {split}: the run has no such split; it has "
+                f"{', '.join(experiment.splits)}."
+            )
+        for name, part in experiment.splits.items():
+            rows = self.metrics.get(name, {}).get("rows", len(part))
+            if rows != len(part):
+                raise InputError(
+                    f"the run's {name} split had {rows:,} rows and has {len(part):,} now: its "
+                    "files have changed; bring the old ones back, or name a file by --data.test."
+                )
+        return Part(experiment, experiment.splits[split], materials.dataset.splits[split].source)
+
+    def part_of_file(self) -> Part:
+        """All rows of the file that is data.test; the other files may be gone.
+
+        Raises:
+            InputError: the file, a column or a label of it cannot be used.
+        """
+        data, config = self.options.data, self.config
+        kind, path = task_class(config.task.name), Path(str(data.test))
+        labels = self.labels
+        split = read_split(path, data, labels, labelled=kind.labelled)
+        checkpoint = None
+        if config.model.checkpoint:
+            checkpoint = resolve(config.model.checkpoint, revision=config.model.revision)
+        counts = self.metrics["train"].get("label_counts", [1] * len(labels))
+        task: Task = kind(config, new_tokenizer(config, checkpoint), labels, np.array(counts))
+        encoded = encode_split(split, task, cache_dir=data.cache_dir)
+        return Part(Experiment(config, task, {"test": encoded}, checkpoint), encoded, split.source)
+
+    def model(self, experiment: Experiment) -> keras.Model:
+        """The model that the run kept, in float32; the task gets the temperature it serves with.
+
+        Args:
+            experiment: That of a `Part`.
+
+        Raises:
+            InputError: the weights are gone.
+        """
+        path = self.folder / "checkpoints" / "model.safetensors"
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file; the run's weights are gone.")
+        if self.is_calibrated:
+            task: Any = experiment.task
+            task.temperature = self.temperature
+        with _without_load_report():
+            model = experiment.in_float32().new_model()
+        load_weights(model, path)
+        return model
+
+
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> FinishedRun:
+    """The run of a folder.
+
+    Args:
+        folder: What `--output` of train.py was.
+        overrides: Options that replace those of config.yaml, as words of a command line.
+
+    Raises:
+        InputError: there is no run, it is not finished, or an option is wrong.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise InputError(f"{folder}: no run is there (no config.yaml); name a run's folder.")
+    options = parse(["--config", str(path), *overrides])
+    trained = len(parse(["--config", str(path)]).data.text_columns)
+    if len(options.data.text_columns) != trained:
+        raise InputError(
+            f"--data.text_column: the run was trained on {trained} text column"
+            f"{'s' if trained != 1 else ''}, not {len(options.data.text_columns)}; name as many."
+        )
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: the run is not finished (no metrics.json); the command that began it goes "
+            "on."
+        ) from None
+    return FinishedRun(folder, options, metrics)
+
+
+@contextlib.contextmanager
+def _without_load_report() -> Iterator[None]:
+    """What the checkpoint lacks is of no interest where a run's weights replace all of it."""
+    log = logging.getLogger("kbert.loading")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
