@@ -350,7 +350,7 @@ def _chart_order(name: str) -> tuple[bool, str, bool]:
 
 
 def _title(name: str) -> str:
-    return TITLES[name] if name in TITLES else name
+    return TITLES.get(name, name)
 
 
 def _history_title(name: str) -> str:

@@ -289,11 +289,11 @@ class Projection(Watcher):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if step_of(self.model) == 0:
-            self._write("vectors_before")
+            self._write("vectors_start")
 
     def finish(self) -> None:
         """Show the vectors of the weights that training ended with."""
-        self._write("vectors_after")
+        self._write("vectors_trained")
 
     def _write(self, name: str) -> None:
         vectors, logits = self._vectors()

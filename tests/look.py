@@ -34,8 +34,9 @@ def main() -> int:
     run = options.run or train()
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    with tensorboard(run / "tensorboard") as url:
-        pictures = save_screenshots(url, options.folder)
+    with tensorboard(run / "tensorboard") as board:
+        board.wait()
+        pictures = save_screenshots(board.url, options.folder)
     pictures += save_report(run / "report.html", options.folder)
     print(f"\n{len(pictures)} pictures of {run}:")
     for picture in pictures:

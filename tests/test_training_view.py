@@ -129,10 +129,10 @@ def test_classes_of_validation(watched, experiment: Experiment) -> None:
     assert f"{of_gold.min():.4f}".replace(".", "&#46;") in first
 
 
-def test_vectors_before_and_after(watched, experiment: Experiment) -> None:
+def test_vectors_start_and_after(watched, experiment: Experiment) -> None:
     split = experiment.splits["validation"]
     found = {}
-    for name in ("vectors_before", "vectors_after"):
+    for name in ("vectors_start", "vectors_trained"):
         folder = watched[0] / name
         assert "vectors.tsv" in (folder / "projector_config.pbtxt").read_text()
         found[name] = np.loadtxt(folder / "vectors.tsv", delimiter="\t")
@@ -143,7 +143,7 @@ def test_vectors_before_and_after(watched, experiment: Experiment) -> None:
             experiment.task.labels[index] for index in split.labels
         ]
         assert [row["text"] for row in rows] == texts_of(split, np.arange(len(split)))
-    assert np.abs(found["vectors_before"] - found["vectors_after"]).max() > 1e-3
+    assert np.abs(found["vectors_start"] - found["vectors_trained"]).max() > 1e-3
 
 
 def test_attention_and_graph_and_histograms_and_profile(watched, experiment: Experiment) -> None:
