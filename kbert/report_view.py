@@ -477,7 +477,7 @@ def slices(run: Run) -> dict[str, Any] | None:
 def search(run: Run) -> dict[str, Any] | None:
     """The leaderboard, and the winner beside the default."""
     found = run.metrics.get("search")
-    if not found:
+    if not isinstance(found, Mapping):  # the first kbert wrote a bare list
         return None
     trials = found.get("trials", [])
     names = list(dict.fromkeys(name for trial in trials for name in trial["hyperparameters"]))
