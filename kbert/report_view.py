@@ -46,7 +46,7 @@ PROBABILITY_FIGURES: tuple[Figure, ...] = (
     ("perplexity", "perplexity", False),
     ("masked_pieces", "masked word pieces", None),
 )
-TITLES = {name: title for name, title, _ in (*CLASS_FIGURES, *PROBABILITY_FIGURES)}
+TITLES: dict[str, str] = {name: title for name, title, _ in (*CLASS_FIGURES, *PROBABILITY_FIGURES)}
 PER_CLASS = (
     ("precision", "precision"),
     ("recall", "recall"),
@@ -477,7 +477,7 @@ def slices(run: Run) -> dict[str, Any] | None:
 def search(run: Run) -> dict[str, Any] | None:
     """The leaderboard, and the winner beside the default."""
     found = run.metrics.get("search")
-    if not found:
+    if not isinstance(found, Mapping):  # the first kbert wrote a bare list
         return None
     trials = found.get("trials", [])
     names = list(dict.fromkeys(name for trial in trials for name in trial["hyperparameters"]))
@@ -584,19 +584,19 @@ def serving(run: Run) -> list[tuple[str, str]] | None:
     run_folder = shlex.quote(folder)
     return [
         (
-            "start the local stand-in for TF Serving",
+            "Start the local stand-in for TF Serving",
             f"python -m serve.server --model_name={name} --model_base_path={place} "
             "--port=8500 --rest_api_port=8501",
         ),
-        ("ask it by REST", f"curl -d {body} http://localhost:8501/v1/models/{name}:predict"),
-        ("ask it by gRPC", f"python -m serve.client --grpc 127.0.0.1:8500 --model {name} {words}"),
+        ("Ask it by REST", f"curl -d {body} http://localhost:8501/v1/models/{name}:predict"),
+        ("Ask it by gRPC", f"python -m serve.client --grpc 127.0.0.1:8500 --model {name} {words}"),
         (
-            "or serve it by TF Serving itself",
+            "Or serve it by TF Serving itself",
             f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mounted} "
             "tensorflow/serving:2.20.0",
         ),
         (
-            "check that it answers as it did when it was made",
+            "Check that it answers as it did when it was made",
             f"python -m kbert.verify {run_folder}",
         ),
     ]
