@@ -30,7 +30,7 @@ from kbert.evaluation import appraise, collect, write_predictions
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
 from kbert.lineage import lineage
-from kbert.monitor import describe_search, end_trial, start_trial
+from kbert.monitor import end_trial, start_trial
 from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
@@ -280,7 +280,7 @@ def _train(experiment: Experiment, folder: Path) -> Trained:
     config = experiment.config
     curves = _curves(config)
     if curves is not None:
-        describe_search(curves, [], [])
+        # nothing describes the columns: TensorBoard finds them itself, of all runs that it looks at
         start_trial(curves, config.run_name, {**hyperparameters(config), "seed": config.train.seed})
     try:
         model, progress = train_watched(
