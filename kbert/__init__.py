@@ -14,6 +14,7 @@ _HOMES = {
     "InputError": "kbert.errors",
     "TokenMasker": "kbert.preprocessing",
     "WordPieceTokenizer": "kbert.preprocessing",
+    "attention_encoder": "kbert.encoder",
     "build_encoder": "kbert.encoder",
     "load_encoder": "kbert.loading",
     "load_model": "kbert.loading",

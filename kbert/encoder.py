@@ -15,22 +15,20 @@ def build_encoder(
     config: EncoderConfig,
     *,
     dtype: str | keras.DTypePolicy = "float32",
-    attention_scores: bool = False,
     name: str = "encoder",
 ) -> keras.Model:
     """A BERT encoder with new weights.
 
     Inputs are a dictionary of int32 tensors `token_ids`, `segment_ids` and `padding_mask` (1 at
     tokens, 0 at padding), each (batch, length). Outputs are a dictionary of `sequence_output`
-    (batch, length, hidden), `pooled_output` (batch, hidden) and, on request, `attention_scores`:
-    one tensor (batch, heads, length, length) a layer, whose rows sum to one.
+    (batch, length, hidden) and `pooled_output` (batch, hidden); `attention_encoder` gives the
+    attention as well.
 
     `encoder.get_layer("token_embedding")` is the `ReversibleEmbedding` that a masked-LM head ties.
 
     Args:
         config: Sizes and constants.
         dtype: Keras' dtype policy, such as "float32" or "mixed_bfloat16".
-        attention_scores: Whether to give the attention of every layer as well.
         name: Name of the model.
 
     Example:
@@ -45,7 +43,6 @@ def build_encoder(
         for key in ("token_ids", "segment_ids", "padding_mask")
     }
     hidden = _embeddings(config, inputs, dtype)
-    scores = []
     for index in range(config.num_layers):
         block = TransformerBlock(
             config.intermediate_dim,
@@ -58,14 +55,7 @@ def build_encoder(
             dtype=dtype,
             name=f"transformer_layer_{index}",
         )
-        hidden = block(
-            hidden,
-            padding_mask=inputs["padding_mask"],
-            return_attention_scores=attention_scores,
-        )
-        if attention_scores:
-            hidden, layer_scores = hidden
-            scores.append(layer_scores)
+        hidden = block(hidden, padding_mask=inputs["padding_mask"])
     pooler = Pooler(
         config.hidden_dim,
         activation="tanh",
@@ -74,9 +64,41 @@ def build_encoder(
         name="pooler",
     )
     outputs = {"sequence_output": hidden, "pooled_output": pooler(hidden)}
-    if attention_scores:
-        outputs["attention_scores"] = scores
     return keras.Model(inputs, outputs, name=name)
+
+
+def attention_encoder(encoder: keras.Model) -> keras.Model:
+    """The same encoder, which gives the attention of its layers as well.
+
+    It is made of the encoder's own layers: what trains one trains the other. The encoder itself
+    stays as it is.
+
+    Args:
+        encoder: What `build_encoder` or `load_encoder` gave, or `model.get_layer("encoder")` of a
+            model with a head.
+
+    Returns:
+        A model of the encoder's inputs to its outputs and `attention_scores`: a list of one tensor
+        (batch, heads, length, length) a layer, whose rows sum to one.
+
+    Example:
+        >>> model = kbert.load_model("path/to/checkpoint")
+        >>> outputs = kbert.attention_encoder(model.get_layer("encoder"))(inputs)
+        >>> outputs["attention_scores"][0][0, 3]  # of the first layer's fourth head, first text
+    """
+    inputs = encoder.input
+    hidden = encoder.get_layer("embeddings_dropout").output
+    scores = []
+    for layer in encoder.layers:
+        if isinstance(layer, TransformerBlock):
+            hidden, layer_scores = _BlockWithScores(layer)(hidden, inputs["padding_mask"])
+            scores.append(layer_scores)
+    outputs = {
+        "sequence_output": hidden,
+        "pooled_output": encoder.get_layer("pooler")(hidden),
+        "attention_scores": scores,
+    }
+    return keras.Model(inputs, outputs, name="attention_encoder")
 
 
 def activation_function(name: str):
@@ -310,6 +332,24 @@ class TransformerBlock(keras_nlp.layers.TransformerEncoder):
     def _new_initializer(self) -> keras.initializers.Initializer:
         """A new one a layer: an initialiser gives equal numbers each time it is called."""
         return self.kernel_initializer.clone()
+
+
+class _BlockWithScores(keras.layers.Layer):
+    """A block that is there already, and gives its attention's scores at every call.
+
+    In a functional model all calls of one layer must have as many outputs as its first.
+    """
+
+    def __init__(self, block: TransformerBlock):
+        super().__init__(name=f"{block.name}_with_scores", dtype=block.dtype_policy)
+        self.block = block
+        self.built = True
+
+    def call(self, hidden, padding_mask):
+        return self.block(hidden, padding_mask=padding_mask, return_attention_scores=True)
+
+    def compute_output_spec(self, hidden, padding_mask):
+        return self.block.compute_output_spec(hidden, return_attention_scores=True)
 
 
 @keras.saving.register_keras_serializable("kbert")

@@ -78,7 +78,6 @@ def load_encoder(
     *,
     revision: str | None = None,
     dtype: str | keras.DTypePolicy = "float32",
-    attention_scores: bool = False,
 ) -> keras.Model:
     """The encoder of a checkpoint with its weights; what was loaded is logged.
 
@@ -86,14 +85,13 @@ def load_encoder(
         source: A folder, or the id of a model on the hub.
         revision: Branch, tag or commit on the hub.
         dtype: Keras' dtype policy.
-        attention_scores: Whether the encoder gives the attention of every layer as well.
 
     Raises:
         InputError: as `resolve`, `read_encoder_config` and `load_checkpoint_weights`.
     """
     folder = resolve(source, revision=revision)
     config = read_encoder_config(folder)
-    encoder = build_encoder(config, dtype=dtype, attention_scores=attention_scores)
+    encoder = build_encoder(config, dtype=dtype)
     load_checkpoint_weights(encoder, folder)
     return encoder
 

@@ -13,8 +13,15 @@ import tensorflow as tf
 from parity import assert_same_outputs, random_inputs
 
 from kbert.config import EncoderConfig
-from kbert.encoder import Dropout, TransformerBlock, activation_function, build_encoder
+from kbert.encoder import (
+    Dropout,
+    TransformerBlock,
+    activation_function,
+    attention_encoder,
+    build_encoder,
+)
 from kbert.errors import InputError
+from kbert.heads import sequence_classifier
 
 CONFIG = EncoderConfig(
     vocabulary_size=31,
@@ -44,10 +51,8 @@ def test_outputs(encoder):
     assert encoder.name == "encoder"
 
 
-def test_attention_scores():
-    keras.utils.set_random_seed(3)
-    encoder = build_encoder(CONFIG, attention_scores=True)
-    scores = encoder(INPUTS)["attention_scores"]
+def test_attention_scores(encoder):
+    scores = attention_encoder(encoder)(INPUTS)["attention_scores"]
     assert [layer.shape for layer in scores] == [(5, 4, 11, 11)] * 3
     for layer in scores:
         np.testing.assert_allclose(np.sum(layer, -1), 1.0, atol=1e-6)
@@ -56,11 +61,35 @@ def test_attention_scores():
 
 
 def test_attention_scores_change_no_output(encoder):
-    with_scores = build_encoder(CONFIG, attention_scores=True)
-    with_scores.set_weights(encoder.get_weights())
+    before = encoder.get_config()
+    with_scores = attention_encoder(encoder)
     outputs = with_scores(INPUTS)
     outputs.pop("attention_scores")
     assert_same_outputs(outputs, encoder(INPUTS), tolerance=0)
+    assert encoder.get_config() == before
+    assert {id(v) for v in with_scores.variables} == {id(v) for v in encoder.variables}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_attention_scores_of_a_model_that_is_trained(dtype):
+    keras.utils.set_random_seed(3)
+    encoder = build_encoder(CONFIG, dtype=dtype)
+    model = sequence_classifier(encoder, CONFIG, num_labels=2, dtype=dtype)
+    made_before = attention_encoder(model.get_layer("encoder"))
+    untrained = made_before(INPUTS)["attention_scores"]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(1.0), loss)
+    model.train_on_batch(INPUTS, np.array([0, 1, 1, 0, 1]))
+    outputs = attention_encoder(model.get_layer("encoder"))(INPUTS)
+    assert_same_outputs(made_before(INPUTS), outputs, tolerance=0)
+    scores = outputs.pop("attention_scores")
+    assert_same_outputs(outputs, model.get_layer("encoder")(INPUTS), tolerance=0)
+    assert np.abs(np.asarray(scores[0], "float32") - np.asarray(untrained[0], "float32")).max() > 0
+    for layer in scores:
+        assert layer.dtype == outputs["sequence_output"].dtype
+        # Eleven numbers of eight bits each are rounded in bfloat16.
+        atol = 1e-6 if dtype == "float32" else 1e-2
+        np.testing.assert_allclose(np.sum(np.asarray(layer, "float32"), -1), 1.0, atol=atol)
 
 
 @pytest.mark.parametrize("kind", ["bool", "int64", "float32"])
@@ -83,11 +112,11 @@ def test_padding_changes_nothing(encoder):
 
 def test_nothing_but_padding_attends_evenly():
     """As torch's: no score is left in the sum with the lowest number, however large it is."""
-    encoder = build_encoder(CONFIG, attention_scores=True)
+    encoder = build_encoder(CONFIG)
     for variable in encoder.weights:
         variable.assign(3 * keras.random.normal(variable.shape))
     inputs = {**INPUTS, "padding_mask": np.zeros((5, 11), "int32")}
-    for layer in encoder(inputs)["attention_scores"]:
+    for layer in attention_encoder(encoder)(inputs)["attention_scores"]:
         np.testing.assert_allclose(layer, np.full((5, 4, 11, 11), 1 / 11), rtol=1e-6)
 
 

@@ -26,7 +26,7 @@ from parity import (
 from kbert import heads
 from kbert.checkpoint_files import find_weights, open_tensors, write_safetensors
 from kbert.config import EncoderConfig
-from kbert.encoder import build_encoder
+from kbert.encoder import attention_encoder, build_encoder
 from kbert.errors import InputError
 from kbert.huggingface import (
     HEADS,
@@ -209,7 +209,7 @@ def test_config_round_trip(activation):
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 def test_encoder_against_torch(activation):
     reference = torch_model("BertModel", hf_config(hidden_act=activation))
-    encoder = build_encoder(encoder_config(reference.config.to_dict()), attention_scores=True)
+    encoder = build_encoder(encoder_config(reference.config.to_dict()))
     report = load_weights(encoder, arrays(reference), source="torch")
     assert (report.missing, report.unexpected, report.harmless) == ((), (), ())
     assert len(report.used) == len(encoder.weights) == 3 * 16 + 7
@@ -217,7 +217,8 @@ def test_encoder_against_torch(activation):
         inputs = random_inputs(31, num_segments=3, padded=padded)
         outputs = torch_outputs(reference, inputs, output_attentions=True)
         assert_same_encoder(encoder, outputs, inputs)
-        assert_same_outputs(encoder(inputs)["attention_scores"], outputs.attentions)
+        scores = attention_encoder(encoder)(inputs)["attention_scores"]
+        assert_same_outputs(scores, outputs.attentions)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
@@ -491,7 +492,7 @@ def test_named_tensors_are_torchs(build, kind, tmp_path):
 
 def test_minilm_against_torch(minilm):
     reference = transformers.BertModel.from_pretrained(minilm, attn_implementation="eager")
-    encoder = build_encoder(encoder_config(reference.config.to_dict()), attention_scores=True)
+    encoder = build_encoder(encoder_config(reference.config.to_dict()))
     report = load_weights(encoder, open_tensors(find_weights(minilm)), source="minilm")
     assert (len(report.used), report.missing, report.unexpected) == (103, (), ())
     assert report.harmless == ("embeddings.position_ids",)
@@ -499,7 +500,8 @@ def test_minilm_against_torch(minilm):
         inputs = random_inputs(30522, length=40, padded=padded)
         outputs = torch_outputs(reference, inputs, output_attentions=True)
         assert_same_encoder(encoder, outputs, inputs)
-        assert_same_outputs(encoder(inputs)["attention_scores"], outputs.attentions)
+        scores = attention_encoder(encoder)(inputs)["attention_scores"]
+        assert_same_outputs(scores, outputs.attentions)
 
 
 def test_minilm_as_tf_model_h5(minilm, tmp_path):

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from parity import assert_round_trip, assert_same_outputs, random_inputs
 
+import kbert
 from kbert import huggingface, loading
 from kbert.checkpoint_files import WEIGHT_FILES, open_tensors, write_safetensors
 from kbert.config import EncoderConfig
@@ -42,8 +43,9 @@ def test_load_encoder(tiny_checkpoint, caplog):
     embeddings = tensors["embeddings.word_embeddings.weight"]
     np.testing.assert_array_equal(encoder.get_layer("token_embedding").embeddings, embeddings)
     inputs = random_inputs(19)
-    again = loading.load_encoder(str(tiny_checkpoint), attention_scores=True)
-    outputs = again(inputs)
+    again = loading.load_encoder(str(tiny_checkpoint))
+    assert_same_outputs(encoder(inputs), again(inputs), tolerance=0)
+    outputs = kbert.attention_encoder(again)(inputs)
     assert len(outputs.pop("attention_scores")) == 2
     assert_same_outputs(encoder(inputs), outputs, tolerance=0)
     half = loading.load_encoder(tiny_checkpoint, dtype="mixed_bfloat16")

@@ -37,7 +37,7 @@ from fidelity.references import (
     outputs_of,
     references,
 )
-from kbert.encoder import build_encoder
+from kbert.encoder import attention_encoder, build_encoder
 from kbert.huggingface import encoder_config, load_weights
 
 Worst = dict[str, list[float]]
@@ -46,10 +46,10 @@ Worst = dict[str, list[float]]
 
 def encoder_probe(model: Any) -> Callable[[dict[str, np.ndarray]], list[np.ndarray]]:
     """Our encoder with the weights of a torch model: last and pooled, all hidden, all attention."""
-    encoder = build_encoder(encoder_config(model.config.to_dict()), attention_scores=True)
+    encoder = build_encoder(encoder_config(model.config.to_dict()))
     load_weights(encoder, arrays(model), source="torch")
     blocks = [layer for layer in encoder.layers if layer.name.startswith("transformer_layer_")]
-    states = [encoder.get_layer("embeddings_dropout").output, *(b.output[0] for b in blocks)]
+    states = [encoder.get_layer("embeddings_dropout").output, *(b.output for b in blocks)]
     outputs = encoder.output
     probe = keras.Model(
         encoder.input,
@@ -57,7 +57,7 @@ def encoder_probe(model: Any) -> Callable[[dict[str, np.ndarray]], list[np.ndarr
             outputs["sequence_output"],
             outputs["pooled_output"],
             *states,
-            *outputs["attention_scores"],
+            *attention_encoder(encoder).output["attention_scores"],
         ],
     )
     # One graph for all lengths, as training and serving have it.
