@@ -37,6 +37,7 @@ def options(tiny_checkpoint: Path, tiny_csv: Path, tmp_path_factory) -> dict[str
         "--train.learning_rate": 3e-3,
         "--train.best_metric": "accuracy",
         "--monitor.every_steps": 2,
+        "--task.calibrate": "true",
         "--search.tuner": "grid",
         "--search.trials": 2,
         "--search.epochs": 1,
@@ -95,7 +96,13 @@ def test_metrics_are_those_of_the_predictions(finished: Path) -> None:
     assert metrics["test"]["accuracy"] == pytest.approx(right)
     labels = [["negative", "positive"].index(row["label"]) for row in rows]
     loss = -np.log(probabilities(finished)[np.arange(len(rows)), labels]).mean()
-    assert metrics["test"]["loss"] == pytest.approx(loss, abs=1e-6)
+    assert metrics["test"]["log_loss"] == pytest.approx(loss, abs=1e-6)
+    calibration = metrics["test"]["calibration"]
+    assert calibration["applied"]
+    assert calibration["log_loss_after"] == pytest.approx(loss, abs=1e-6)
+    assert calibration["log_loss_before"] == pytest.approx(metrics["test"]["loss"], abs=1e-6)
+    assert calibration["temperature"] != 1
+    assert metrics["test"]["baseline"]["rows"] == len(rows)
     assert metrics["train"]["examples_per_second"] > 0
     trials = metrics["search"]["trials"]
     assert len(trials) == 3
@@ -168,7 +175,9 @@ def test_transformers_answers_the_same(finished: Path, texts_of_test: list[str])
     )
     with torch.no_grad():
         logits = model(**inputs).logits
-    np.testing.assert_allclose(logits.softmax(-1).numpy(), probabilities(finished), atol=1e-5)
+    calibration = json.loads((finished / "metrics.json").read_text())["test"]["calibration"]
+    calibrated = (logits / calibration["temperature"]).softmax(-1).numpy()
+    np.testing.assert_allclose(calibrated, probabilities(finished), atol=1e-5)
     assert model.config.id2label == {0: "negative", 1: "positive"}
     assert model.config.problem_type == "single_label_classification"
 
