@@ -486,9 +486,16 @@ def _attention_texts(experiment: Experiment) -> list[tuple[str, ...]]:
     rows = split.rows[sample_of(split)[:DRAWN_TEXTS]]
     found = read_rows(split.source, rows, split.source.text_columns)
     return [
-        tuple(text[: DRAWN_LETTERS // columns] for text in texts)
+        tuple(_beginning(text, DRAWN_LETTERS // columns) for text in texts)
         for texts in zip(*found.values(), strict=True)
     ]
+
+
+def _beginning(text: str, letters: int) -> str:
+    """At most so many letters, up to the end of a word where there are spaces."""
+    if len(text) <= letters:
+        return text
+    return text[: letters + 1].rsplit(" ", 1)[0][:letters]
 
 
 def sample_of(split: EncodedSplit) -> np.ndarray:
