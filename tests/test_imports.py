@@ -45,6 +45,7 @@ LEVELS = {
     "tasks.task": {"config", "preprocessing", *GROUND},
     "tasks": TASKS,
     "batches": {"data", "preprocessing", "tasks.task", *GROUND},
+    "attribution": {"encoder", "tasks.task"},
     "trials": GROUND,
     "plots": {"trials", *GROUND},
     "terminal": {"tasks.task", "trials"},
