@@ -54,6 +54,7 @@ def analyse(
     baseline: np.ndarray | None = None,
     temperature: float | None = None,
     explain: Explain | None = None,
+    attribution: str = "",
 ) -> dict[str, Any]:
     """What analysis.json holds; of a task without classes the part about the data alone.
 
@@ -66,6 +67,7 @@ def analyse(
         baseline: The baseline's probabilities of these rows, (rows, classes).
         temperature: What was fitted on the validation split, for the reliability after it.
         explain: Tells which words of a text mattered to the logit of a class.
+        attribution: How it does that, for people.
     """
     found = _data_part(dataset, task, splits)
     name = measured_split(splits)
@@ -75,7 +77,7 @@ def analyse(
     source = dataset.splits[name].source
     found |= {"split": name, "labels": list(task.labels)}
     found["rows"] = _rows(answers, source, _shown(answers))
-    found |= _mistakes(answers, source, explain)
+    found |= _mistakes(answers, source, explain, attribution)
     found["label_errors"] = _label_errors(answers, source, name)
     labels, logits = answers.labels, outputs["logits"]
     found["reliability"] = reliability(labels, softmax(logits)).as_dict()
@@ -231,7 +233,9 @@ def _row(answers: _Answers, position: int, texts: tuple[str, ...]) -> dict[str, 
     return found
 
 
-def _mistakes(answers: _Answers, source: Source, explain: Explain | None) -> dict[str, Any]:
+def _mistakes(
+    answers: _Answers, source: Source, explain: Explain | None, attribution: str
+) -> dict[str, Any]:
     """The costliest mistakes; with the words that mattered where they can be told."""
     order = answers.costliest
     wrong = order[answers.labels[order] != answers.predictions[order]][:EXPLAINED]
@@ -244,7 +248,7 @@ def _mistakes(answers: _Answers, source: Source, explain: Explain | None) -> dic
         row["words"] = [
             [[_cut(text), _figure(score)] for text, score in pieces] for pieces in columns
         ]
-    return {"mistakes": found, "attribution": ATTRIBUTION}
+    return {"mistakes": found, "attribution": attribution}
 
 
 def _label_errors(answers: _Answers, source: Source, split: str) -> list[dict[str, Any]]:

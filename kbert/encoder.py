@@ -89,16 +89,20 @@ def attention_encoder(encoder: keras.Model) -> keras.Model:
     inputs = encoder.input
     hidden = encoder.get_layer("embeddings_dropout").output
     scores = []
-    for layer in encoder.layers:
-        if isinstance(layer, TransformerBlock):
-            hidden, layer_scores = _BlockWithScores(layer)(hidden, inputs["padding_mask"])
-            scores.append(layer_scores)
+    for block in transformer_blocks(encoder):
+        hidden, layer_scores = _BlockWithScores(block)(hidden, inputs["padding_mask"])
+        scores.append(layer_scores)
     outputs = {
         "sequence_output": hidden,
         "pooled_output": encoder.get_layer("pooler")(hidden),
         "attention_scores": scores,
     }
     return keras.Model(inputs, outputs, name="attention_encoder")
+
+
+def transformer_blocks(encoder: keras.Model) -> list[TransformerBlock]:
+    """The blocks of an encoder, the first one first."""
+    return [layer for layer in encoder.layers if isinstance(layer, TransformerBlock)]
 
 
 def activation_function(name: str):

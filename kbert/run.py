@@ -21,7 +21,7 @@ import tensorflow as tf
 import yaml
 
 from kbert.analysis import analyse, measured_split, write_analysis
-from kbert.attribution import explain
+from kbert.attribution import METHOD, explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.calibration import fit_temperature
 from kbert.config import Config, as_dict, as_yaml, differences
@@ -447,6 +447,7 @@ def _analyse(
         baseline=measured[shown].baseline,
         temperature=calibration.get("temperature"),
         explain=functools.partial(explain, trained.model, task),
+        attribution=METHOD,
     )
 
 

@@ -124,7 +124,9 @@ def test_rows_and_mistakes(setting: Setting) -> None:
         asked.append((texts, class_index.tolist()))
         return [[[(text[:3], 0.123456789), (text[3:], 0.0)]] for (text,) in texts]
 
-    found = setting.analyse(outputs=outputs_of(PROBABILITIES), baseline=baseline, explain=explain)
+    found = setting.analyse(
+        outputs=outputs_of(PROBABILITIES), baseline=baseline, explain=explain, attribution="by hand"
+    )
     assert found["split"] == "test" and found["labels"] == ["x", "y", "z"]
     assert [row["row"] for row in found["rows"]] == [2, 4, 3, 1, 5]
     costliest, second = found["rows"][:2]

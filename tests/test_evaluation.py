@@ -12,8 +12,8 @@ from sklearn import metrics as sklearn_metrics
 from test_training import Setting
 
 from kbert.batches import encode_split
-from kbert.config import parse
 from kbert.calibration import softmax
+from kbert.config import parse
 from kbert.data import read_dataset
 from kbert.evaluation import Evaluator, appraise, collect, write_predictions
 from kbert.preprocessing import tokenizer_from_files

@@ -59,6 +59,7 @@ LEVELS = {
     "batches": {"data", "preprocessing", "tasks.task", *GROUND},
     "baseline": {"batches", *GROUND},
     "paired_tests": set(),
+    "attribution": {"encoder", "tasks.task"},
     "trials": GROUND,
     "plots": GROUND,
     "search_plots": {"plots", "trials", *GROUND},
