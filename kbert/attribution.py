@@ -200,10 +200,8 @@ def _segments(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
 
 
 def _batch(task: Task, segments: list[tf.RaggedTensor]) -> dict[str, np.ndarray]:
-    """The model's inputs, int32 (rows, length)."""
-    labels = tf.zeros(segments[0].nrows(), tf.int32)
-    inputs, _, _ = task.batch(segments, labels, tf.constant([0, 0]))
-    return {name: tensor.numpy() for name, tensor in inputs.items()}
+    """The encoder's inputs, int32 (rows, length)."""
+    return {name: tensor.numpy() for name, tensor in task.packer(segments).items()}
 
 
 def _places(inputs: dict[str, np.ndarray]) -> list[list[slice]]:

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class FinishedRun:
+class ComparedRun:
     """What a finished run has written, as far as a comparison needs it."""
 
     folder: Path
@@ -121,7 +121,7 @@ class Predictions:
         return (self.labels == self.predictions).astype(bool)
 
 
-def read_run(folder: Path) -> FinishedRun:
+def read_run(folder: Path) -> ComparedRun:
     """Read a run's config.yaml and metrics.json.
 
     Raises:
@@ -143,10 +143,10 @@ def read_run(folder: Path) -> FinishedRun:
     if not isinstance(content, dict):
         raise InputError(f"{folder / 'config.yaml'}: not the options of a run.")
     metrics = _read_json(folder / "metrics.json")
-    return FinishedRun(folder, _options(content, metrics), metrics)
+    return ComparedRun(folder, _options(content, metrics), metrics)
 
 
-def compare(runs: Sequence[FinishedRun]) -> dict[str, Any]:
+def compare(runs: Sequence[ComparedRun]) -> dict[str, Any]:
     """The figures of runs, and a paired test of the first one with each other.
 
     Args:
@@ -311,7 +311,7 @@ def _interval(bounds: object) -> list[float] | None:
     return found if len(found) == 2 else None
 
 
-def _baselines(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+def _baselines(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     """The linear models of the runs, each distinct one once."""
     found: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
     for run in runs:
@@ -327,7 +327,7 @@ def _baselines(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     return [shown for _, shown in found]
 
 
-def _against_baseline(run: FinishedRun) -> dict[str, Any] | None:
+def _against_baseline(run: ComparedRun) -> dict[str, Any] | None:
     """How a run compares with its own linear model, as metrics.json tells it."""
     paired = _part(run.figures, "paired")
     ours = _number(run.figures.get("accuracy"))
@@ -346,7 +346,7 @@ def _against_baseline(run: FinishedRun) -> dict[str, Any] | None:
 # Pairs
 
 
-def _pair(first: FinishedRun, run: FinishedRun) -> dict[str, Any]:
+def _pair(first: ComparedRun, run: ComparedRun) -> dict[str, Any]:
     """The paired test of two runs on their test rows, or why there is none."""
     names = {"first": first.name, "run": run.name}
     theirs, ours = first.predictions, run.predictions

@@ -421,6 +421,19 @@ def as_yaml(config: Config) -> str:
     return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
 
 
+def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as an older kbert wrote them, with the defaults of those that it did not have."""
+    task = options.get("task") or {}
+    kind = TASK_OPTIONS.get(task.get("name", ""))
+    defaults = {} if kind is None else as_dict(Config(task=kind()))
+    return {
+        name: {**defaults[name], **value}
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+        else value
+        for name, value in {**defaults, **options}.items()
+    }
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Options that differ between two `as_dict`, as "train.epochs: 3 -> 4"."""
     lines = []

@@ -105,6 +105,7 @@ def evaluate(
 
     from kbert.data import read_rows
     from kbert.evaluation import collect, write_predictions
+    from kbert.evaluation_tables import verdict_line
     from kbert.finished_run import open_run
     from kbert.terminal import print_table
 
@@ -125,6 +126,9 @@ def evaluate(
     measured = _measure(run, part, outputs, columns)
     for table in measured.tables:
         print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
+    if line := verdict_line(measured.metrics, name):
+        print(line)
+    _require_same_file(output, part.source.path)
     with _replaced(output) as beside:
         write_predictions(beside / PREDICTIONS, task, part.split, outputs)
         if measured.metrics:
@@ -223,7 +227,7 @@ def _baseline(run: FinishedRun, part: Part) -> np.ndarray | None:
         return None
     from kbert.baseline import Baseline
 
-    return Baseline.load(path).probabilities(part.split)
+    return Baseline.load(path).probabilities(part.linear)
 
 
 def _slices(
@@ -263,6 +267,18 @@ def _require_replaceable(folder: Path) -> None:
     if others:
         raise InputError(
             f"--output {folder}: it holds other things ({sorted(others)[0]}); name a new folder."
+        )
+
+
+def _require_same_file(folder: Path, file: Path) -> None:
+    """InputError if a folder holds what was measured of another file of that name."""
+    try:
+        before = json.loads((folder / METRICS).read_text(encoding="utf-8"))["file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if Path(before).resolve() != file.resolve():
+        raise InputError(
+            f"{folder}: it holds the figures of {before}; name another folder by --output."
         )
 
 

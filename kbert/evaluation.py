@@ -132,7 +132,7 @@ def appraise(
     if temperature is not None:
         metrics["calibration"] = {
             "temperature": temperature,
-            "applied": task.temperature == temperature,
+            "applied": task.is_calibrated,
             **_calibration("before", labels, softmax(outputs["logits"])),
             **_calibration("after", labels, softmax(outputs["logits"], temperature)),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kbert.paired_tests import McNemar, verdict
 from kbert.tasks.task import Table
 
 MOST_CLASSES = 20  # of a confusion matrix that is printed
@@ -43,6 +44,21 @@ def overall_table(metrics: Mapping[str, Any]) -> Table:
                 row.append(interval_cell(block["intervals"].get(figure)))
         rows.append(tuple(row))
     return Table(f"overall, {metrics['rows']:,} rows", tuple(columns), rows)
+
+
+def verdict_line(metrics: Mapping[str, Any], split: str) -> str | None:
+    """Whether BERT beats the linear model beside it; None where there is none.
+
+    Args:
+        metrics: The split's block of metrics.json.
+        split: Its name.
+    """
+    paired = metrics.get("paired")
+    if not paired:
+        return None
+    test = McNemar(paired["only_ours"], paired["only_baseline"], paired["p_value"])
+    said = verdict(test, rows=metrics["rows"], split=split)
+    return f"{said.title} {said.text}"
 
 
 def slices_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:

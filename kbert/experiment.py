@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from kbert.batches import EncodedSplit, encode_split
-from kbert.config import Config
+from kbert.config import Config, EncoderConfig, MonitorOptions
 from kbert.data import DataSet, read_dataset, require_files
 from kbert.errors import InputError
 from kbert.lineage import data_digests
@@ -55,9 +55,10 @@ class Experiment:
         return math.ceil(len(self.splits["train"]) / train.batch_size) * train.epochs
 
     def check(self) -> None:
-        """InputError if the model has too few positions or blocks, no metric of that name, or a
-        validation split that is needed is not there."""
-        model_config(self.task, self.checkpoint, self.config.model, self.config.train)
+        """InputError if the model has too few positions, blocks or heads, if there is no metric of
+        that name, or not the validation split that is needed."""
+        model = model_config(self.task, self.checkpoint, self.config.model, self.config.train)
+        _check_attention(self.config.monitor, model)
         check_best_metric(self.task, self.splits.get("validation"), self.config.train)
         if getattr(self.config.task, "calibrate", False) and "validation" not in self.splits:
             raise InputError(
@@ -172,6 +173,16 @@ class Materials:
                 splits = {name: _first_rows(split) for name, split in splits.items()}
             self._encoded[key] = splits
         return self._encoded[key]
+
+
+def _check_attention(options: MonitorOptions, model: EncoderConfig) -> None:
+    for name, count in (("layers", model.num_layers), ("heads", model.num_heads)):
+        asked = getattr(options, f"attention_{name}") or [0]
+        if max(asked) >= count:
+            raise InputError(
+                f"monitor.attention_{name}: {max(asked)} is over {count - 1}, the last of the "
+                f"model's {count} {name}."
+            )
 
 
 def new_tokenizer(config: Config, checkpoint: Path | None) -> WordPieceTokenizer:

@@ -31,6 +31,9 @@ class Part:
 
     experiment: Experiment
     split: EncodedSplit
+    linear: EncodedSplit
+    """The same rows in the word pieces of the linear model: those of the options as they stand,
+    whatever checkpoint a search has chosen."""
     source: Source
     """The file of the rows."""
 
@@ -48,9 +51,17 @@ class FinishedRun:
     @property
     def config(self) -> Config:
         """The options of the model that was kept: those of a search's winner."""
-        if "search" not in self.metrics:
+        search = self.metrics.get("search")
+        if search is None:
             return self.options
-        return with_values(self.options, self.metrics["search"]["winner"]["hyperparameters"])
+        try:
+            values = search["winner"]["hyperparameters"]
+        except (TypeError, KeyError):
+            raise InputError(
+                f"{self.folder / 'metrics.json'}: the search is told as an older kbert did, "
+                "without a winner."
+            ) from None
+        return with_values(self.options, values)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -95,17 +106,22 @@ class FinishedRun:
                 f"--split {split}: the run has no such split; it has "
                 f"{', '.join(experiment.splits)}."
             )
-        for name, part in experiment.splits.items():
-            rows = self.metrics.get(name, {}).get("rows", len(part))
-            if rows != len(part):
-                raise InputError(
-                    f"the run's {name} split had {rows:,} rows and has {len(part):,} now: its "
-                    "files have changed; bring the old ones back, or name a file by --data.test."
-                )
-        return Part(experiment, experiment.splits[split], materials.dataset.splits[split].source)
+        before = self.metrics["train"].get("files", materials.digests)
+        if changed := [name for name, digest in materials.digests.items()
+                       if before.get(name) != digest]:  # fmt: skip
+            raise InputError(
+                f"{getattr(self.options.data, changed[0])}: the file has changed since the run; "
+                "bring the old one back, or name a file by --data.test."
+            )
+        return Part(
+            experiment,
+            experiment.splits[split],
+            materials.experiment(self.options).splits[split],
+            materials.dataset.splits[split].source,
+        )
 
     def part_of_file(self) -> Part:
-        """All rows of the file that is data.test; the other files may be gone.
+        """All rows of the file that is data.test; the run's own data files may be gone.
 
         Raises:
             InputError: the file, a column or a label of it cannot be used.
@@ -114,13 +130,20 @@ class FinishedRun:
         kind, path = task_class(config.task.name), Path(str(data.test))
         labels = self.labels
         split = read_split(path, data, labels, labelled=kind.labelled)
-        checkpoint = None
-        if config.model.checkpoint:
-            checkpoint = resolve(config.model.checkpoint, revision=config.model.revision)
-        counts = self.metrics["train"].get("label_counts", [1] * len(labels))
-        task: Task = kind(config, new_tokenizer(config, checkpoint), labels, np.array(counts))
-        encoded = encode_split(split, task, cache_dir=data.cache_dir)
-        return Part(Experiment(config, task, {"test": encoded}, checkpoint), encoded, split.source)
+        counts = np.array(self.metrics["train"].get("label_counts", [1] * len(labels)))
+
+        def encoded(options: Config) -> tuple[Task, EncodedSplit, Path | None]:
+            checkpoint = None
+            if options.model.checkpoint:
+                checkpoint = resolve(options.model.checkpoint, revision=options.model.revision)
+            task: Task = kind(options, new_tokenizer(options, checkpoint), labels, counts)
+            return task, encode_split(split, task, cache_dir=data.cache_dir), checkpoint
+
+        task, rows, checkpoint = encoded(config)
+        _, linear, _ = encoded(self.options)
+        return Part(
+            Experiment(config, task, {"test": rows}, checkpoint), rows, linear, split.source
+        )
 
     def model(self, experiment: Experiment) -> keras.Model:
         """The model that the run kept, in float32; the task gets the temperature it serves with.
@@ -170,6 +193,10 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> FinishedRun:
             f"{folder}: the run is not finished (no metrics.json); the command that began it goes "
             "on."
         ) from None
+    except ValueError as error:
+        raise InputError(f"{folder / 'metrics.json'}: not JSON: {error}") from None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("train"), dict):
+        raise InputError(f"{folder / 'metrics.json'}: not the figures of a run.")
     return FinishedRun(folder, options, metrics)
 
 

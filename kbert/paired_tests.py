@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 EXACT_ROWS = 25  # discordant rows from which on chi-squared is near enough
+CHANCE = 0.05
+"""A p-value from here on is no difference."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,15 @@ class McNemar:
     """Rows that only the second one gets right."""
     p_value: float
     """How often two equally good models would differ as much, or more."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether BERT beats the linear model beside it, in words."""
+
+    kind: Literal["ahead", "tie", "behind"]
+    title: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,33 @@ def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray) -> McNemar:
         raise ValueError(f"the rows must be the same, received {ours.shape} and {theirs.shape}")
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     return McNemar(only_ours, only_theirs, _p_value(only_ours, only_theirs))
+
+
+def verdict(paired: McNemar, *, rows: int, split: str) -> Verdict:
+    """What McNemar's test of BERT (ours) and the linear model (theirs) comes to.
+
+    Args:
+        paired: The test.
+        rows: Number of rows that it is of.
+        split: Their name.
+    """
+    counts = (
+        f"Of {rows:,} {split} texts, BERT alone is right on {paired.only_ours:,} and the linear "
+        f"model alone on {paired.only_theirs:,} (McNemar's test, {p_text(paired.p_value)})."
+    )
+    if paired.p_value >= CHANCE:
+        title = "BERT does not beat the linear model: a tie."
+        rest = "So small a difference may be chance, and the linear model is far cheaper to serve."
+        return Verdict("tie", title, f"{counts} {rest}")
+    if paired.only_ours > paired.only_theirs:
+        return Verdict("ahead", "BERT beats the linear model.", counts)
+    rest = "Serve the linear model, or look for what is wrong with the training."
+    return Verdict("behind", "The linear model beats BERT.", f"{counts} {rest}")
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in three digits, never broken over two lines."""
+    return "p\u00a0<\u00a00.001" if p_value < 0.001 else f"p\u00a0=\u00a0{p_value:.3g}"
 
 
 def paired_bootstrap(

@@ -31,7 +31,7 @@ Writes RUN/report.html anew from what is in the run's folder:
 
   python -m kbert.report runs/news
 
-A run writes it by itself when it ends, and `python -m kbert.evaluate` when it has measured.
+A run writes it by itself when it ends.
 """
 ASSETS = Path(__file__).with_name("assets")
 LINEAGE_PLACE = Path("assets.extra") / "lineage.json"

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kbert.paired_tests import McNemar, verdict
+
 SPLITS = ("train", "validation", "test")
-CHANCE = 0.05  # a p-value from here on is no difference
 MANY_CLASSES = 20  # from here on the label balance is folded
 STEP_CHARTS = 8  # at most
 STEP_POINTS = 300  # of a line
@@ -79,8 +80,8 @@ class Run:
 
     @property
     def split(self) -> str:
-        """The split that counts: test, validation where there is no test."""
-        return next((name for name in ("test", "validation") if name in self.metrics), "")
+        """The split that counts: test, validation where there are no figures of a test."""
+        return next((name for name in ("test", "validation") if self.metrics.get(name)), "")
 
     @property
     def figures(self) -> Mapping[str, Any]:
@@ -184,28 +185,13 @@ def _verdict(run: Run) -> dict[str, str]:
             "Not tested.",
             "The two models were not compared row by row; their intervals are below.",
         )
-    ours, theirs, p_value = paired["only_ours"], paired["only_baseline"], paired["p_value"]
-    counts = (
-        f"Of {run.figures['rows']:,} {run.split} texts, BERT alone is right on {ours:,} and the "
-        f"linear model alone on {theirs:,} (McNemar's test, {p_text(p_value)})."
-    )
-    if p_value >= CHANCE:
-        title = "BERT does not beat the linear model: a tie."
-        rest = "So small a difference may be chance, and the linear model is far cheaper to serve."
-        return _sentence("tie", title, f"{counts} {rest}")
-    if ours > theirs:
-        return _sentence("ahead", "BERT beats the linear model.", counts)
-    rest = "Serve the linear model, or look for what is wrong with the training."
-    return _sentence("behind", "The linear model beats BERT.", f"{counts} {rest}")
+    test = McNemar(paired["only_ours"], paired["only_baseline"], paired["p_value"])
+    said = verdict(test, rows=run.figures["rows"], split=run.split)
+    return _sentence(said.kind, said.title, said.text)
 
 
 def _sentence(kind: str, title: str, text: str) -> dict[str, str]:
     return {"kind": kind, "title": title, "text": text}
-
-
-def p_text(p_value: float) -> str:
-    """A p-value in three digits, never broken over two lines."""
-    return "p\u00a0<\u00a00.001" if p_value < 0.001 else f"p\u00a0=\u00a0{p_value:.3g}"
 
 
 # Data

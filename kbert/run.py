@@ -8,9 +8,11 @@ import errno
 import functools
 import json
 import logging
+import math
 import resource
 import shutil
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,10 @@ from kbert.analysis import analyse, measured_split, write_analysis
 from kbert.attribution import METHOD, explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.calibration import fit_temperature
-from kbert.config import Config, as_dict, as_yaml, differences
+from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
 from kbert.errors import InputError
 from kbert.evaluation import appraise, collect, write_predictions
+from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
 from kbert.lineage import lineage
@@ -40,9 +43,11 @@ from kbert.training import Diverged, Interrupted, Progress, load_weights, save_w
 from kbert.whole_files import written_whole
 from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
 
+logger = logging.getLogger(__name__)
+
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 # what may differ when a run goes on
-UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep")
+UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep", "monitor")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -162,14 +167,18 @@ def _is_finished(folder: Path, config: Config) -> bool:
         raise InputError(
             f"--output {folder} is not empty and holds no run (no config.yaml): name a new folder."
         ) from None
-    lines = differences(old, as_dict(config))
-    differing = [line for line in lines if line.partition(":")[0] not in UNCOMPARED]
+    lines = differences(with_defaults(old), as_dict(config))
+    differing = [line for line in lines if not _is_uncompared(line.partition(":")[0])]
     if differing:
         raise InputError(
             f"--output {folder} holds a run with other options ({'; '.join(differing)}): "
             "name a new folder."
         )
     return (folder / "metrics.json").exists()
+
+
+def _is_uncompared(option: str) -> bool:
+    return any(option == name or option.startswith(f"{name}.") for name in UNCOMPARED)
 
 
 def _check_experiments(materials: Materials, config: Config, space: tuple[Dimension, ...]) -> None:
@@ -241,8 +250,7 @@ def _train_and_export(
         write_predictions(predictions, experiment.task, experiment.splits["test"], outputs)
     _export(materials, config, trained, folder)
     save_weights(exact, folder / "checkpoints" / "model.safetensors")
-    write_analysis(folder / "analysis.json", _analyse(materials, trained, measured))
-    print(f"the whole run on one page: {write_report(folder, metrics=metrics)}")
+    _report(materials, trained, measured, metrics, folder)
     # a folder with metrics.json is finished; what is dropped after it is needed no more
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
     _write_text(folder / "metrics.json", text + "\n")
@@ -250,6 +258,28 @@ def _train_and_export(
         state.unlink()
     for weights in (folder / "retrained").glob("*/*/model.safetensors"):
         weights.unlink()
+
+
+def _report(
+    materials: Materials,
+    trained: Trained,
+    measured: Mapping[str, Measured],
+    metrics: dict[str, Any],
+    folder: Path,
+) -> None:
+    """The page of the run. The run is worth no less without it, so that no error ends it here."""
+    try:
+        write_analysis(folder / "analysis.json", _analyse(materials, trained, measured))
+        print(f"the whole run on one page: {write_report(folder, metrics=metrics)}")
+    except OSError:  # a full disk: the same command goes on
+        raise
+    except Exception as error:
+        logger.debug("%s", traceback.format_exc())
+        logger.warning(
+            "report.html is not written (%s: %s); --debug shows where",
+            type(error).__name__,
+            " ".join(str(error).split()),
+        )
 
 
 def _linear_model(experiment: Experiment, path: Path) -> dict[str, np.ndarray]:
@@ -422,12 +452,19 @@ def _measure(
     return measured
 
 
+def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no word for what is no number."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
 def _show(experiment: Experiment, measured: Mapping[str, Measured]) -> None:
     """Tables of the test split, or of the validation split where there are no figures of a test."""
     scored = [name for name, of in measured.items() if of.metrics]
     for name in scored[-1:]:
         for table in experiment.task.tables(measured[name].metrics):
             print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
+        if line := verdict_line(measured[name].metrics, name):
+            print(line)
 
 
 def _analyse(
@@ -455,15 +492,16 @@ def _training_figures(materials: Materials, trained: Trained) -> dict[str, Any]:
     experiment, progress = trained.experiment, trained.progress
     options, split = experiment.config.train, experiment.splits["train"]
     labels = experiment.task.labels
-    figures = {
+    figures: dict[str, Any] = {
         "examples_per_second": progress.examples_per_second,
         "seconds": progress.elapsed,
         # of the whole process so far; Linux counts in kilobytes
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "files": materials.digests,
         "rows": len(split),
         "epochs": progress.epoch,
         "best_epoch": None if progress.best_epoch is None else progress.best_epoch + 1,
-        "history": progress.history,
+        "history": [_without_nan(epoch) for epoch in progress.history],
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
         "seed": options.seed,

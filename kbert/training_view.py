@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import html
+import logging
 import time
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +28,8 @@ from kbert.metrics import classification_figures
 from kbert.plots import png
 from kbert.training import Watcher
 
+logger = logging.getLogger(__name__)
+
 SAMPLE_ROWS = 500  # of the validation split, whose vectors and texts are shown
 BATCH_SIZE = 32  # of their vectors
 WORST_ROWS = 20  # texts of a table
@@ -30,6 +38,35 @@ LONGEST_TEXT = 300  # letters of a text in a table
 DRAWN_TEXTS = 3  # whose attention is drawn
 DRAWN_LETTERS = 80  # of each: a heat map of more is not read
 MARKDOWN = str.maketrans({mark: f"&#{ord(mark)};" for mark in "\\`*_{}[]()#+-.!|~$\n\r\t"})
+
+
+class Sample:
+    """Some rows of the validation split, and their texts, which are read once.
+
+    Args:
+        split: The validation split.
+    """
+
+    def __init__(self, split: EncodedSplit) -> None:
+        order = np.random.default_rng(0).permutation(len(split))
+        self.positions = np.sort(order[:SAMPLE_ROWS])
+        """The same in every run on the same split."""
+        self.split = split.take(self.positions)
+
+    @functools.cached_property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The text columns of each row."""
+        source = self.split.source
+        if source is None:
+            return [()] * len(self.split)
+        columns = read_rows(source, self.split.rows, source.text_columns)
+        return list(zip(*(columns[name] for name in source.text_columns), strict=True))
+
+    @property
+    def shown(self) -> list[str]:
+        """One text a row, columns divided by a bar, cut where they are long."""
+        joined = (" | ".join(columns) for columns in self.texts)
+        return [one if len(one) <= LONGEST_TEXT else f"{one[:LONGEST_TEXT]} …" for one in joined]
 
 
 class RunFiles:
@@ -70,6 +107,7 @@ class Curves(Watcher):
         self.validation = files.validation
         self.before: list[np.ndarray] | None = None
         self.sizes = np.zeros((0, 3), np.int64)
+        self.first = 0
         self.began = 0.0
         self.seconds = 0.0
         self.timed: list[int] = []
@@ -84,6 +122,7 @@ class Curves(Watcher):
             self.experiment.splits["train"], self.experiment.task,
             batch_size=train.batch_size, seed=train.seed, epoch=epoch,
         )  # fmt: skip
+        self.first = len(self.sizes) - self.params["steps"]  # of an epoch that goes on
         self.before = self._sums()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
@@ -93,7 +132,7 @@ class Curves(Watcher):
         step = step_of(self.model)
         if self.is_traced:  # the first step of a process is no measure of speed
             self.seconds += time.perf_counter() - self.began
-            self.timed.append((step - 1) % len(self.sizes))
+            self.timed.append(self.first + batch)
         self.is_traced = True
         if step % self.every_steps == 0:
             figures = {**self._window(), **self._optimizer(), **self._speed()}
@@ -158,18 +197,18 @@ class ClassPictures(Watcher):
 
     Args:
         experiment: What is trained; it has a validation split.
+        sample: Rows whose texts are shown.
         file: Where the events go.
     """
 
-    def __init__(self, experiment: Experiment, file: monitor.EventFile) -> None:
+    def __init__(self, experiment: Experiment, sample: Sample, file: monitor.EventFile) -> None:
         super().__init__()
         self.labels = experiment.task.labels
         self.split = experiment.splits["validation"]
         self.file = file
         counts = np.bincount(self.split.labels, minlength=len(self.labels))
         self.shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
-        self.sample = sample_of(self.split)
-        self.texts: list[str] = []
+        self.sample = sample
 
     def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
         step = step_of(self.model)
@@ -205,26 +244,26 @@ class ClassPictures(Watcher):
 
     def _worst(self, outputs: dict[str, np.ndarray]) -> str:
         """A table of texts in Markdown, the largest loss first."""
-        if not self.texts:
-            self.texts = texts_of(self.split, self.sample)
-        gold = self.split.labels[self.sample]
-        probabilities = outputs["probabilities"][self.sample]
+        positions = self.sample.positions
+        gold = self.split.labels[positions]
+        probabilities = outputs["probabilities"][positions]
         of_gold = probabilities[np.arange(len(gold)), gold]
-        guesses = outputs["label_index"][self.sample]
+        guesses = outputs["label_index"][positions]
         lines = [
             "| row | gold | predicted | p(gold) | p(predicted) | loss | text |",
             "|" + "---|" * 7,
         ]
+        texts = self.sample.shown
         for place in np.argsort(of_gold, kind="stable")[:WORST_ROWS]:
             loss = -np.log(max(of_gold[place], 1e-30))
             cells = (
-                str(self.split.rows[self.sample[place]] + 1),
+                str(self.split.rows[positions[place]] + 1),
                 self.labels[gold[place]],
                 self.labels[guesses[place]],
                 f"{of_gold[place]:.4f}",
                 f"{probabilities[place, guesses[place]]:.4f}",
                 f"{loss:.3f}",
-                self.texts[place],
+                texts[place],
             )
             lines.append("|" + "|".join(plain_markdown(cell) for cell in cells) + "|")
         return "\n".join(lines)
@@ -274,18 +313,19 @@ class Projection(Watcher):
     """The pooled vectors of validation texts before training and after.
 
     Args:
-        experiment: What is trained; its task classifies, and it has a validation split.
+        task: What is trained; it classifies.
+        sample: Rows of the validation split.
         forward: Gives the vectors.
         folder: Where TensorBoard looks.
     """
 
-    def __init__(self, experiment: Experiment, forward: ForwardPass, folder: Path) -> None:
+    def __init__(self, task: Task, sample: Sample, forward: ForwardPass, folder: Path) -> None:
         super().__init__()
-        self.task = experiment.task
+        self.task = task
+        self.sample = sample
+        self.split = sample.split
         self.forward = forward
         self.folder = folder
-        split = experiment.splits["validation"]
-        self.split = split.take(sample_of(split))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if step_of(self.model) == 0:
@@ -301,7 +341,7 @@ class Projection(Watcher):
         columns = {
             "label": [labels[index] for index in self.split.labels],
             "prediction": [labels[index] for index in logits.argmax(axis=1)],
-            "text": texts_of(self.split, np.arange(len(self.split))),
+            "text": self.sample.shown,
         }
         monitor.write_projector(self.folder, name, vectors, columns)
 
@@ -370,7 +410,8 @@ class Profile(Watcher):
         self.is_on = False
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        if step_of(self.model) + 1 == self.first:
+        # float16's loss scaling may repeat a step
+        if not self.is_on and step_of(self.model) + 1 == self.first:
             monitor.start_profile(self.folder)
             self.is_on = True
 
@@ -383,6 +424,70 @@ class Profile(Watcher):
         if self.is_on:
             monitor.stop_profile()
             self.is_on = False
+
+
+class Guarded(Watcher):
+    """A watcher whose errors do not end the training: it is told of, and does no more.
+
+    But for errors of the disk, with which nothing can go on.
+
+    Args:
+        watcher: It.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        super().__init__()
+        self.watcher: Watcher | None = watcher
+
+    def set_params(self, params: dict) -> None:
+        super().set_params(params)
+        self._do("set_params", params)
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self._do("set_model", model)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._do("on_epoch_begin", epoch, logs)
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self._do("on_train_batch_begin", batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._do("on_train_batch_end", batch, logs)
+
+    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+        self._do("on_validation", epoch, outputs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._do("on_epoch_end", epoch, logs)
+
+    def _do(self, name: str, *arguments: Any) -> None:
+        if self.watcher is None:
+            return
+        with told(type(self.watcher).__name__) as failed:
+            getattr(self.watcher, name)(*arguments)
+        if failed:
+            self.watcher = None
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[list[Exception]]:
+    """An error inside becomes a warning, and the list has it, unless it is one of the disk."""
+    failed: list[Exception] = []
+    try:
+        yield failed
+    except OSError:
+        raise
+    except Exception as error:
+        logger.debug("%s", traceback.format_exc())
+        logger.warning(
+            "TensorBoard goes without %s (%s: %s); --debug shows where",
+            what,
+            type(error).__name__,
+            " ".join(str(error).split()),
+        )
+        failed.append(error)
 
 
 class TrainingView:
@@ -398,97 +503,95 @@ class TrainingView:
         self.files = RunFiles(folder)
         options = experiment.config.monitor
         forward = ForwardPass()
+        validation = experiment.splits.get("validation")
+        self.sample = None if validation is None else Sample(validation)
         # the graph's file is whole before that of the curves begins
-        self.callbacks: list[Watcher] = [
+        watchers: list[Watcher] = [
             ModelGraph(forward, folder / "train"),
             Curves(experiment, self.files),
         ]
         self.projection: Projection | None = None
         self.profile: Profile | None = None
-        if experiment.task.classifies and "validation" in experiment.splits:
-            self.projection = Projection(experiment, forward, folder)
-            pictures = ClassPictures(experiment, self.files.validation)
-            self.callbacks += [pictures, self.projection]
+        if experiment.task.classifies and self.sample is not None:
+            self.projection = Projection(experiment.task, self.sample, forward, folder)
+            pictures = ClassPictures(experiment, self.sample, self.files.validation)
+            watchers += [pictures, self.projection]
         if options.histograms:
-            self.callbacks.append(Histograms(experiment, self.files.train))
+            watchers.append(Histograms(experiment, self.files.train))
         if options.profiled_steps is not None:
             self.profile = Profile(folder / "train", options.profiled_steps)
-            self.callbacks.append(self.profile)
-        describe_charts(folder)
+            watchers.append(self.profile)
+        self.callbacks = [Guarded(watcher) for watcher in watchers]
+        describe_charts(experiment.task, folder)
 
     def finish(self, model: keras.Model) -> None:
         """Show what the model has become: its vectors and its attention."""
         if self.projection is not None:
-            self.projection.set_model(model)
-            self.projection.finish()
-        draw_attention(self.experiment, model, self.files.validation)
+            with told("vectors after training"):
+                self.projection.set_model(model)
+                self.projection.finish()
+        with told("attention"):
+            draw_attention(self.experiment, model, self._attention_texts(), self.files.validation)
 
     def close(self) -> None:
         """Leave nothing running."""
         if self.profile is not None:
             self.profile.close()
 
+    def _attention_texts(self) -> list[tuple[str, ...]]:
+        columns = len(self.experiment.config.data.text_columns)
+        if chosen := self.experiment.config.monitor.attention_texts:
+            given = [tuple(text.split("\t")) for text in chosen]
+            return [(*parts, *[""] * columns)[:columns] for parts in given]
+        if self.sample is None or self.sample.split.source is None:
+            return []
+        return [
+            tuple(_beginning(text, DRAWN_LETTERS // columns) for text in texts)
+            for texts in self.sample.texts[:DRAWN_TEXTS]
+        ]
 
-def describe_charts(folder: Path) -> None:
+
+def describe_charts(task: Task, folder: Path) -> None:
     """The Custom Scalars tab: curves that belong together."""
-    monitor.describe_charts(
-        folder,
-        {
-            "Fit": [
-                ("loss", [monitor.exactly("loss")]),
-                ("accuracy", [monitor.exactly("accuracy")]),
-                ("macro F1", [monitor.exactly("f1_macro")]),
-            ],
-            "Classes": [("F1 of each class", ["^f1/"])],
-            "Epochs": [
-                ("loss", [monitor.exactly("epoch_loss")]),
-                ("accuracy", [monitor.exactly("epoch_accuracy")]),
-            ],
-            "Optimizer": [
-                ("learning rate", [monitor.exactly("learning_rate")]),
-                ("gradient norm before clipping", [monitor.exactly("gradient_norm")]),
-            ],
-            "Speed": [
-                ("rows a second", [monitor.exactly("examples_per_second")]),
-                ("tokens a second", [monitor.exactly("tokens_per_second")]),
-                ("share of padding", [monitor.exactly("padding_share")]),
-            ],
-        },
-    )
+    figures = ["loss", *(metric.name for group in task.metrics().values() for metric in group)]
+    groups = {
+        "Fit": [(name, [monitor.exactly(name)]) for name in figures],
+        "Epochs": [(name, [monitor.exactly(f"epoch_{name}")]) for name in figures],
+        "Optimizer": [
+            ("learning rate", [monitor.exactly("learning_rate")]),
+            ("gradient norm before clipping", [monitor.exactly("gradient_norm")]),
+        ],
+        "Speed": [
+            ("rows a second", [monitor.exactly("examples_per_second")]),
+            ("tokens a second", [monitor.exactly("tokens_per_second")]),
+            ("share of padding", [monitor.exactly("padding_share")]),
+        ],
+    }
+    if task.classifies:
+        groups["Classes"] = [("F1 of each class", ["f1/"])]
+    monitor.describe_charts(folder, groups)
 
 
-def draw_attention(experiment: Experiment, model: keras.Model, file: monitor.EventFile) -> None:
-    """Heat maps of the chosen layers and heads, for the chosen texts."""
+def draw_attention(
+    experiment: Experiment,
+    model: keras.Model,
+    texts: Sequence[tuple[str, ...]],
+    file: monitor.EventFile,
+) -> None:
+    """Heat maps of the chosen layers and heads, for some texts."""
     options = experiment.config.monitor
-    for number, text in enumerate(_attention_texts(experiment)):
+    for number, text in enumerate(texts):
         tokens, scores = attentions(model, experiment.task, text)
-        layers = options.attention_layers or [len(scores) - 1]
         values = []
-        for layer in layers:
-            if layer >= len(scores):
-                continue
-            title = f"attention of layer {layer}"
+        for layer in options.attention_layers or [len(scores) - 1]:
             figure = plot_attention(
-                scores[layer], tokens, title=title, heads=options.attention_heads
+                scores[layer],
+                tokens,
+                title=f"attention of layer {layer}",
+                heads=options.attention_heads,
             )
             values.append(monitor.image(f"attention/layer_{layer}/text_{number}", png(figure)))
         file.write(values, step=step_of(model))
-
-
-def _attention_texts(experiment: Experiment) -> list[tuple[str, ...]]:
-    columns = len(experiment.config.data.text_columns)
-    if chosen := experiment.config.monitor.attention_texts:
-        given = [tuple(text.split("\t")) for text in chosen]
-        return [(*parts, *[""] * columns)[:columns] for parts in given]
-    split = experiment.splits.get("validation")
-    if split is None or split.source is None:
-        return []
-    rows = split.rows[sample_of(split)[:DRAWN_TEXTS]]
-    found = read_rows(split.source, rows, split.source.text_columns)
-    return [
-        tuple(_beginning(text, DRAWN_LETTERS // columns) for text in texts)
-        for texts in zip(*found.values(), strict=True)
-    ]
 
 
 def _beginning(text: str, letters: int) -> str:
@@ -496,21 +599,6 @@ def _beginning(text: str, letters: int) -> str:
     if len(text) <= letters:
         return text
     return text[: letters + 1].rsplit(" ", 1)[0][:letters]
-
-
-def sample_of(split: EncodedSplit) -> np.ndarray:
-    """Positions of the rows whose texts are shown: the same in every run on the same split."""
-    order = np.random.default_rng(0).permutation(len(split))
-    return np.sort(order[:SAMPLE_ROWS])
-
-
-def texts_of(split: EncodedSplit, positions: np.ndarray) -> list[str]:
-    """The texts of some rows, columns divided by a bar, cut where they are long."""
-    if split.source is None:
-        return [""] * len(positions)
-    columns = read_rows(split.source, split.rows[positions], split.source.text_columns)
-    joined = (" | ".join(texts) for texts in zip(*columns.values(), strict=True))
-    return [text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …" for text in joined]
 
 
 def plain_markdown(text: str) -> str:

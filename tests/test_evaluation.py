@@ -103,7 +103,7 @@ def test_a_split_is_measured_beside_a_linear_model(
     assert calibration["log_loss_before"] == pytest.approx(found["log_loss"])
     after = sklearn_metrics.log_loss(labels, softmax(logits / 2))
     assert calibration["log_loss_after"] == pytest.approx(after)
-    task.temperature = 2.0
+    task.temperature, task.is_calibrated = 2.0, True
     again = appraise(task, labels, outputs, baseline=None, temperature=2.0)
     assert again["calibration"]["applied"]
     assert again["log_loss"] == pytest.approx(after)

@@ -18,7 +18,8 @@ from kbert.config import parse
 from kbert.evaluation import collect
 from kbert.experiment import Experiment, Materials
 from kbert.retraining import train_watched
-from kbert.training_view import plain_markdown, texts_of
+from kbert.training import Watcher
+from kbert.training_view import Guarded, Sample, plain_markdown
 
 EVERYTHING = {"size_guidance": {"images": 0, "tensors": 0, "scalars": 0}}
 STEPS = 11  # of an epoch: 81 rows in batches of 8
@@ -122,7 +123,7 @@ def test_classes_of_validation(watched, experiment: Experiment) -> None:
     outputs = collect(model, experiment.task, experiment.splits["validation"])
     split = experiment.splits["validation"]
     of_gold = outputs["probabilities"][np.arange(len(split)), split.labels]
-    worst = texts_of(split, np.array([of_gold.argmin()]))[0]
+    worst = Sample(split).shown[of_gold.argmin()]  # the sample is all of so few rows
     table = seen.Tensors("worst_losses")[-1].tensor_proto.string_val[0].decode()
     first = table.splitlines()[2]
     assert plain_markdown(worst) in first
@@ -142,7 +143,7 @@ def test_vectors_start_and_after(watched, experiment: Experiment) -> None:
         assert [row["label"] for row in rows] == [
             experiment.task.labels[index] for index in split.labels
         ]
-        assert [row["text"] for row in rows] == texts_of(split, np.arange(len(split)))
+        assert [row["text"] for row in rows] == Sample(split).shown
     assert np.abs(found["vectors_start"] - found["vectors_trained"]).max() > 1e-3
 
 
@@ -159,6 +160,60 @@ def test_attention_and_graph_and_histograms_and_profile(watched, experiment: Exp
     (graph,) = (board / "train").glob("events.*.graph")
     assert EventAccumulator(str(graph)).Reload().Tags()["graph"]
     assert list((board / "train" / "plugins" / "profile").rglob("*.xplane.pb"))
+
+
+class Broken(Watcher):
+    """Fails when it is first shown a validation."""
+
+    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+        raise ValueError("no picture\nto draw")
+
+
+def test_a_picture_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    guarded = Guarded(Broken())
+    for _ in range(2):
+        guarded.on_validation(0, {})
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [
+        "TensorBoard goes without Broken (ValueError: no picture to draw); --debug shows where"
+    ]
+
+
+def test_a_full_disk_ends_the_training() -> None:
+    class Full(Watcher):
+        def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        Guarded(Full()).on_epoch_begin(0)
+
+
+def test_masked_words_are_watched_too(
+    options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Curves, graph and attention, without any masks in the texts that are drawn."""
+    words = ["--task", "masked_lm", "--train.epochs", "1", "--monitor.profile", "null"]
+    config = parse([*options, *words])
+    board = tmp_path / "tensorboard"
+    train_watched(
+        Materials(config).experiment(config), name="t", folder=tmp_path, tensorboard=board
+    )
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "attention/layer_1/text_2" in events(board / "validation").Tags()["images"]
+    assert {"loss", "accuracy", "gradient_norm"} <= set(monitor.read_scalars(board / "train"))
+    assert list((board / "train").glob("*.graph"))
+
+
+def test_layers_and_heads_that_are_not_there(options: list[str]) -> None:
+    from kbert.errors import InputError
+
+    for words, message in (
+        (["--monitor.attention_layers", "[2]"], "attention_layers: 2 is over 1, the last of"),
+        (["--monitor.attention_heads", "[0, 3]"], "attention_heads: 3 is over 2, the last of"),
+    ):
+        config = parse([*options, *words])
+        with pytest.raises(InputError, match=message):
+            Materials(config).experiment(config).check()
 
 
 def test_markdown_shows_a_text_as_it_is() -> None:

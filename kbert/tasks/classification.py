@@ -42,7 +42,7 @@ class Classification:
         self.labels = labels
         self.max_length = config.data.max_length
         self.temperature = 1.0
-        """Probabilities are of the logits divided by it."""
+        self.is_calibrated = self.options.calibrate
         self.inputs = input_names(len(config.data.text_columns))
         self.encoding_key = [self.inputs, tokenizer.get_config()]
         self.packer = BertPacker(

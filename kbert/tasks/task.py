@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.config import Config, EncoderConfig, ProblemType
-from kbert.preprocessing import WordPieceTokenizer
+from kbert.preprocessing import BertPacker, WordPieceTokenizer
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Task(Protocol):
     """Whether the data needs a label column."""
     tokenizer: WordPieceTokenizer
     """Strings to word-piece ids."""
+    packer: BertPacker
+    """Ids to the encoder's inputs."""
     labels: tuple[str, ...]
     """Names of the classes; () where there are none."""
     max_length: int
@@ -77,6 +79,11 @@ class Task(Protocol):
     classifies: ClassVar[bool]
     """Whether each row is of one of the labels, and the outputs are label_index (rows,),
     probabilities and logits (rows, classes)."""
+    temperature: float
+    """Of a task that classifies: probabilities are of the logits divided by it, 1 until it is
+    fitted."""
+    is_calibrated: bool
+    """Of a task that classifies: whether what is served has the temperature."""
     default_metric: ClassVar[str]
     """Validation metric that a search looks at, such as val_accuracy."""
 
