@@ -26,6 +26,7 @@ from kbert.evaluation_plots import plot_attention, plot_confusion, plot_reliabil
 from kbert.experiment import Experiment
 from kbert.metrics import classification_figures
 from kbert.plots import png
+from kbert.tasks.task import Task
 from kbert.training import Watcher
 
 logger = logging.getLogger(__name__)

@@ -83,7 +83,7 @@ LEVELS = {
     "export": {"certificate", "certify", "lineage", "tasks.task", *GROUND},
     "session_check": set(),
     "huggingface_check": set(),
-    "report_view": set(),
+    "report_view": {"paired_tests"},
     "report_texts": {"report_view"},
     "report": {
         "evaluation_plots",
@@ -213,7 +213,7 @@ LEVELS = {
         "config",
         *GROUND,
     },
-    "evaluation_tables": {"tasks.task"},
+    "evaluation_tables": {"paired_tests", "tasks.task"},
     "evaluate": {
         "analysis",
         "baseline",
