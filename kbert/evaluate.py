@@ -210,10 +210,11 @@ def _measure(
     metrics = appraise(task, labels, dict(outputs), baseline=baseline, temperature=run.temperature)
     tables = task.tables(metrics)
     if task.classifies and labels is not None:
-        from kbert.calibration import reliability
+        from kbert.calibration import reliability, softmax
         from kbert.evaluation_tables import calibration_tables, slices_table
 
-        metrics["reliability"] = reliability(labels, outputs["probabilities"]).as_dict()
+        probabilities = softmax(outputs["logits"], task.temperature)
+        metrics["reliability"] = reliability(labels, probabilities).as_dict()
         metrics["slices"] = _slices(part, outputs, baseline, columns)
         tables += [slices_table(name, rows) for name, rows in metrics["slices"].items()]
         tables += calibration_tables(metrics)

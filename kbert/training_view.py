@@ -282,7 +282,7 @@ class ForwardPass:
             outputs = [model.output]
             if "classifier_dropout" in {layer.name for layer in model.layers}:
                 outputs.append(model.get_layer("classifier_dropout").input)
-            both = keras.Model(model.input, outputs)
+            both = keras.Model(model.input, outputs, name="model")
             self.function = tf.function(lambda inputs: both(inputs, training=False))
         specs = {
             name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)

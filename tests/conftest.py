@@ -46,6 +46,8 @@ def vocabulary() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of odd sizes in HuggingFace layout; weights at std 0.3 show what 0.02 hides."""
+    import keras
+
     from kbert.checkpoint_files import write_safetensors
     from kbert.config import EncoderConfig
     from kbert.encoder import build_encoder
@@ -60,6 +62,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_dim=21,
         max_sequence_length=33,
     )
+    keras.utils.set_random_seed(0)
     encoder = build_encoder(config)
     generator = np.random.default_rng(0)
     for variable in encoder.weights:

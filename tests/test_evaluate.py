@@ -109,7 +109,7 @@ def test_the_runs_own_test_split_again(finished: Path, capsys) -> None:
     for title in ("overall, 10 rows", "per class", "by length", "by label", "by column source"):
         assert f"test: {title}" in said
     assert "test: calibration: expected calibration error" in said
-    assert "95% interval" in said and "baseline" not in said
+    assert "95% interval" in said and "linear model alone" in said
 
 
 def test_an_evaluation_is_replaced_whole(finished: Path, tmp_path: Path, capsys) -> None:
@@ -132,7 +132,7 @@ def test_an_evaluation_is_replaced_whole(finished: Path, tmp_path: Path, capsys)
 def test_a_baseline_stands_beside(
     finished: Path, options: dict[str, object], tiny_checkpoint: Path, tmp_path: Path, capsys
 ) -> None:
-    from kbert.baseline import fit_baseline
+    from kbert.baseline import Baseline
 
     config = parse(words_of(options))
     dataset = read_dataset(config.data, labelled=True, seed=config.train.seed)
@@ -142,13 +142,8 @@ def test_a_baseline_stands_beside(
         name: encode_split(split, task, cache_dir=config.data.cache_dir)
         for name, split in dataset.splits.items()
     }
-    path = finished / "baseline.safetensors"
-    baseline = fit_baseline(splits["train"], num_classes=2, validation=None, seed=0)
-    baseline.save(path)
-    try:
-        assert main([str(finished), "--output", str(tmp_path / "found")]) == 0
-    finally:
-        path.unlink()
+    baseline = Baseline.load(finished / "baseline.safetensors")
+    assert main([str(finished), "--output", str(tmp_path / "found")]) == 0
     found = read_metrics(tmp_path / "found")
     guesses = baseline.probabilities(splits["test"]).argmax(axis=1)
     right = float(np.mean(guesses == splits["test"].labels))
@@ -157,7 +152,7 @@ def test_a_baseline_stands_beside(
     assert set(found["paired"]) == {"only_ours", "only_baseline", "p_value"}
     assert all("baseline_accuracy" in row for row in found["slices"]["length"])
     said = capsys.readouterr().out
-    assert "baseline f1" in said and "baseline accuracy" in said
+    assert "f1 of the linear model" in said and "accuracy of the linear model" in said
 
 
 def test_a_file_without_the_training_file(
@@ -232,7 +227,8 @@ def test_a_temperature_is_told(finished: Path, tmp_path: Path, capsys) -> None:
 def test_the_options_of_a_searchs_winner(finished: Path) -> None:
     run = open_run(finished)
     assert run.config == run.options
-    assert run.labels == ("negative", "positive") and run.temperature is None
+    assert run.labels == ("negative", "positive")
+    assert run.temperature == run.metrics["test"]["calibration"]["temperature"]
     winner = {"winner": {"hyperparameters": {"max_length": 8, "epochs": 2}}}
     searched = FinishedRun(finished, run.options, {**run.metrics, "search": winner})
     assert searched.config.data.max_length == 8 and searched.config.train.epochs == 2
@@ -261,7 +257,7 @@ def test_changed_files_are_refused(
         message = refusal(capsys, str(finished), "--output", str(tmp_path / "found"))
     finally:
         path.write_bytes(content)
-    assert "the run's train split had 81 rows and has 97 now" in message
+    assert "train.csv: the file has changed since the run" in message
 
 
 def test_masked_words(words_run: Path, tmp_path: Path, capsys) -> None:
