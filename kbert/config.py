@@ -257,7 +257,8 @@ class MonitorOptions:
     """First and last step to record for the Profile tab, such as 10,20; it needs
     tensorboard-plugin-profile to be seen."""
     attention_texts: list[str] = field(default_factory=list)
-    """Texts whose attention is drawn; by default three of the validation split."""
+    """Texts whose attention is drawn, columns divided by a tab; by default the beginning of one of
+    the validation split."""
     attention_layers: list[int] | None = None
     """Layers whose attention is drawn, from 0; by default the last one."""
     attention_heads: list[int] | None = None

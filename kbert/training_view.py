@@ -31,12 +31,13 @@ from kbert.training import Watcher
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_ROWS = 500  # of the validation split, whose vectors and texts are shown
+PROJECTED_ROWS = 250  # of the validation split, whose vectors are shown: two more forward passes
+READ_ROWS = 5000  # of the validation split, among which those with the worst losses are shown
 BATCH_SIZE = 32  # of their vectors
 WORST_ROWS = 20  # texts of a table
 MOST_CLASSES = 20  # with curves of their own
 LONGEST_TEXT = 300  # letters of a text in a table
-DRAWN_TEXTS = 3  # whose attention is drawn
+DRAWN_TEXTS = 1  # whose attention is drawn where none is named: half a second a text
 DRAWN_LETTERS = 80  # of each: a heat map of more is not read
 MARKDOWN = str.maketrans({mark: f"&#{ord(mark)};" for mark in "\\`*_{}[]()#+-.!|~$\n\r\t"})
 
@@ -46,11 +47,12 @@ class Sample:
 
     Args:
         split: The validation split.
+        rows: How many rows at most.
     """
 
-    def __init__(self, split: EncodedSplit) -> None:
+    def __init__(self, split: EncodedSplit, *, rows: int) -> None:
         order = np.random.default_rng(0).permutation(len(split))
-        self.positions = np.sort(order[:SAMPLE_ROWS])
+        self.positions = np.sort(order[:rows])
         """The same in every run on the same split."""
         self.split = split.take(self.positions)
 
@@ -505,7 +507,7 @@ class TrainingView:
         options = experiment.config.monitor
         forward = ForwardPass()
         validation = experiment.splits.get("validation")
-        self.sample = None if validation is None else Sample(validation)
+        self.sample = None if validation is None else Sample(validation, rows=PROJECTED_ROWS)
         # the graph's file is whole before that of the curves begins
         watchers: list[Watcher] = [
             ModelGraph(forward, folder / "train"),
@@ -513,9 +515,10 @@ class TrainingView:
         ]
         self.projection: Projection | None = None
         self.profile: Profile | None = None
-        if experiment.task.classifies and self.sample is not None:
+        if experiment.task.classifies and validation is not None and self.sample is not None:
             self.projection = Projection(experiment.task, self.sample, forward, folder)
-            pictures = ClassPictures(experiment, self.sample, self.files.validation)
+            read = Sample(validation, rows=READ_ROWS)
+            pictures = ClassPictures(experiment, read, self.files.validation)
             watchers += [pictures, self.projection]
         if options.histograms:
             watchers.append(Histograms(experiment, self.files.train))
