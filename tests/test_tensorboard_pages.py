@@ -146,7 +146,7 @@ def has_read_all(board: Board) -> bool:
         return False
     return (
         len(board.get("histograms/histograms", run=train, tag=tag)) == 2
-        and "attention/layer_1/text_2" in board.get("images/tags").get(validation, {})
+        and "attention/layer_1/text_0" in board.get("images/tags").get(validation, {})
         and board.rows()[NAME]["sessions"][0]["status"] == "STATUS_SUCCESS"
     )
 
