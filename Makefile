@@ -18,7 +18,7 @@ demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
 
 test: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done $(TRANSFORMERS_5)/done
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/test.done
 	$(VENV)/ruff check .
