@@ -2,9 +2,11 @@
 
 Both train the same weights on the same rows in the same order, each from new; what is timed is
 all of a training as `train.py` has it, its validations and checkpoints among it, and with
-TensorBoard everything that is drawn and written for it. A ratio is that of two neighbours. On a machine that
-is shared, two neighbours differ by more than what is measured: so the time that is spent in the
-watchers, which training waits for, is told too, as a share of the rest of the same training.
+TensorBoard everything that is drawn and written for it. A ratio is that of two neighbours.
+
+On a machine that is shared, two neighbours differ by more than what is measured: so the time that
+is spent in the watchers, which training waits for, is told too, as a share of the rest of the same
+training.
 
 Exit status: 0 when the median share is at most 3%, 1 when it is more, 2 when data or weights are
 absent.
