@@ -41,6 +41,15 @@ def test_tree_is_there() -> None:
         assert f"`recipes/{recipe.name}`" in (ROOT / "README.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_pictures_and_pages_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert any(link.endswith(".png") for link in found)
+    for link in found:
+        assert (ROOT / link).exists(), link
+
+
 def test_make_targets() -> None:
     benchmarks = ("bench-quality", "bench-search", "bench-tokenizer", "bench-monitoring")
     for target in ("demo", "test", "lint", "look", "fidelity", *benchmarks):
