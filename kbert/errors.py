@@ -8,3 +8,7 @@ class InputError(ValueError):
     Entry points print it and exit with status 2; everything else that is raised is a
     defect of kbert and keeps its traceback.
     """
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Numbers of the errors after which nothing more can be written."""

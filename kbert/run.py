@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import json
 import logging
@@ -27,7 +26,7 @@ from kbert.attribution import METHOD, explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.calibration import fit_temperature
 from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
-from kbert.errors import InputError
+from kbert.errors import NO_ROOM, InputError
 from kbert.evaluation import appraise, collect, write_predictions
 from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
@@ -48,7 +47,6 @@ logger = logging.getLogger(__name__)
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 # what may differ when a run goes on
 UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep", "monitor")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,9 +269,9 @@ def _report(
     try:
         write_analysis(folder / "analysis.json", _analyse(materials, trained, measured))
         print(f"the whole run on one page: {write_report(folder, metrics=metrics)}")
-    except OSError:  # a full disk: the same command goes on
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # the same command goes on
+            raise
         logger.debug("%s", traceback.format_exc())
         logger.warning(
             "report.html is not written (%s: %s); --debug shows where",

@@ -22,6 +22,7 @@ from kbert.batches import EncodedSplit, epoch_sizes, evaluation_batches, length_
 from kbert.calibration import reliability
 from kbert.config import as_yaml
 from kbert.data import read_rows
+from kbert.errors import NO_ROOM
 from kbert.evaluation_plots import plot_attention, plot_confusion, plot_reliability
 from kbert.experiment import Experiment
 from kbert.metrics import classification_figures
@@ -432,7 +433,7 @@ class Profile(Watcher):
 class Guarded(Watcher):
     """A watcher whose errors do not end the training: it is told of, and does no more.
 
-    But for errors of the disk, with which nothing can go on.
+    But for a full disk or a folder that may not be written, with which nothing can go on.
 
     Args:
         watcher: It.
@@ -476,13 +477,13 @@ class Guarded(Watcher):
 
 @contextlib.contextmanager
 def told(what: str) -> Iterator[list[Exception]]:
-    """An error inside becomes a warning, and the list has it, unless it is one of the disk."""
+    """An error inside becomes a warning, and the list has it, unless nothing can be written."""
     failed: list[Exception] = []
     try:
         yield failed
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
         logger.debug("%s", traceback.format_exc())
         logger.warning(
             "TensorBoard goes without %s (%s: %s); --debug shows where",

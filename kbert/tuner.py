@@ -28,7 +28,7 @@ from kbert.oracles import BEAT_SECONDS, DEFAULT, KeptOracle
 from kbert.search_space import Dimension, shown_values, values_of, with_values
 from kbert.terminal import TrialsReport
 from kbert.training import Interrupted, latest_checkpoint, read_progress, save_weights
-from kbert.training_view import Curves, RunFiles
+from kbert.training_view import Curves, Guarded, RunFiles
 from kbert.trial_folder import TrialFolder, trial_folder
 from kbert.trials import Objective, Value
 from kbert.workers import CHIEF_SECONDS, is_worker
@@ -103,7 +103,7 @@ class TaskHyperModel(keras_tuner.HyperModel):
         callbacks: list[Any] = [_Owned(folder), _Shown(self.report, folder.name, experiment)]
         curves = self.curves(folder.name)
         if curves is not None:
-            callbacks.append(Curves(experiment, RunFiles(curves)))
+            callbacks.append(Guarded(Curves(experiment, RunFiles(curves))))
         progress = experiment.train(
             model, folder=folder.checkpoints, callbacks=callbacks, until_epoch=until
         )
