@@ -1,5 +1,7 @@
 """The one exception that means: the input is wrong, and here is what to do about it."""
 
+import errno
+
 
 class InputError(ValueError):
     """Bad input: a file, a row, an option or a checkpoint that cannot be used.
