@@ -147,6 +147,7 @@ def print_next_steps() -> None:
     base = (OUTPUT / "export" / NAME).resolve()
     body = json.dumps({"instances": [QUESTIONS[0]]})
     print(f"""\
+the run on one page, for a browser: {(OUTPUT / "report.html").resolve()}
 .venv/bin/tensorboard --logdir {OUTPUT}/tensorboard
 curl -d '{body}' http://localhost:8501/v1/models/{NAME}:predict
 docker run --rm -p 8500:8500 -p 8501:8501 -e MODEL_NAME={NAME} \\
