@@ -32,7 +32,6 @@ A paired test needs the same test rows in both runs: name the same test file (or
 their test rows from the same file with the same seed).
 """
 LEVEL = 0.95  # of the intervals
-UNLIKELY = 0.05  # p from which on a difference may be luck
 FIGURES = {"accuracy": ("accuracy",), "f1_macro": ("f1_macro",), "log_loss": ("log_loss", "loss")}
 """Figures of the table, and their names in metrics.json, the newer one first."""
 
@@ -236,13 +235,11 @@ def _read_predictions(path: Path) -> Predictions:
 
 def _options(content: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     """The options that made the model: defaults, config.yaml, and what a search has found."""
-    from kbert.config import TASK_OPTIONS, Config, as_dict
+    from kbert.config import with_defaults
     from kbert.lineage import LEFT_OUT
     from kbert.search_space import OPTIONS
 
-    kind = TASK_OPTIONS.get(str(_part(content, "task").get("name")))
-    defaults = {} if kind is None else _flat(as_dict(Config(task=kind())))
-    options = {**defaults, **_flat(content)}
+    options = _flat(with_defaults(content))
     winner = _part(_part(metrics, "search"), "winner")
     for name, value in _part(winner, "hyperparameters").items():
         options[OPTIONS[name][0] if name in OPTIONS else name] = value
@@ -545,7 +542,9 @@ def _p(p_value: float) -> str:
 
 
 def _luck(p_value: float) -> str:
-    return "unlikely to be luck" if p_value < UNLIKELY else "may well be luck"
+    from kbert.paired_tests import CHANCE
+
+    return "unlikely to be luck" if p_value < CHANCE else "may well be luck"
 
 
 def _write_json(path: Path, comparison: dict[str, Any]) -> None:

@@ -424,8 +424,8 @@ def as_yaml(config: Config) -> str:
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     """Options as an older kbert wrote them, with the defaults of those that it did not have."""
-    task = options.get("task") or {}
-    kind = TASK_OPTIONS.get(task.get("name", ""))
+    task = options.get("task")
+    kind = TASK_OPTIONS.get(str(task.get("name"))) if isinstance(task, dict) else None
     defaults = {} if kind is None else as_dict(Config(task=kind()))
     return {
         name: {**defaults[name], **value}

@@ -119,6 +119,7 @@ def evaluate(
     _require_replaceable(output)
     run = open_run(folder, [word for option in overrides.items() for word in _words(*option)])
     part = run.part(split) if file is None else run.part_of_file()
+    _require_same_file(output, part.source.path)
     _require_labels(part, overrides, slice_by)
     columns = read_rows(part.source, part.split.rows, slice_by)
     model, task = run.model(part.experiment), part.experiment.task
@@ -128,7 +129,6 @@ def evaluate(
         print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
     if line := verdict_line(measured.metrics, name):
         print(line)
-    _require_same_file(output, part.source.path)
     with _replaced(output) as beside:
         write_predictions(beside / PREDICTIONS, task, part.split, outputs)
         if measured.metrics:

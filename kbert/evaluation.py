@@ -12,7 +12,7 @@ import pyarrow.csv
 import tensorflow as tf
 
 from kbert.batches import EncodedSplit, evaluation_batches, length_order
-from kbert.calibration import reliability, softmax
+from kbert.calibration import softmax
 from kbert.metrics import classes_report, intervals, probability_figures
 from kbert.paired_tests import mcnemar
 from kbert.tasks.task import Task
@@ -139,11 +139,11 @@ def appraise(
     return metrics
 
 
-def _calibration(when: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    return {
-        f"ece_{when}": reliability(labels, probabilities).ece,
-        f"log_loss_{when}": probability_figures(labels, probabilities)["log_loss"],
-    }
+def _calibration(
+    when: str, labels: np.ndarray, probabilities: np.ndarray
+) -> dict[str, float | None]:
+    figures = probability_figures(labels, probabilities)
+    return {f"{name}_{when}": figures[name] for name in ("ece", "log_loss")}
 
 
 def write_predictions(

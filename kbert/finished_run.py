@@ -100,18 +100,18 @@ class FinishedRun:
             InputError: there is no such split, or a file is gone or is not what it was.
         """
         materials = Materials(self.options)
-        experiment = materials.experiment(self.config)
-        if split not in experiment.splits:
-            raise InputError(
-                f"--split {split}: the run has no such split; it has "
-                f"{', '.join(experiment.splits)}."
-            )
         before = self.metrics["train"].get("files", materials.digests)
         if changed := [name for name, digest in materials.digests.items()
                        if before.get(name) != digest]:  # fmt: skip
             raise InputError(
                 f"{getattr(self.options.data, changed[0])}: the file has changed since the run; "
                 "bring the old one back, or name a file by --data.test."
+            )
+        experiment = materials.experiment(self.config)
+        if split not in experiment.splits:
+            raise InputError(
+                f"--split {split}: the run has no such split; it has "
+                f"{', '.join(experiment.splits)}."
             )
         return Part(
             experiment,
@@ -140,7 +140,9 @@ class FinishedRun:
             return task, encode_split(split, task, cache_dir=data.cache_dir), checkpoint
 
         task, rows, checkpoint = encoded(config)
-        _, linear, _ = encoded(self.options)
+        ours, theirs = config.model, self.options.model
+        same = (ours.checkpoint, ours.vocab) == (theirs.checkpoint, theirs.vocab)
+        linear = rows if same else encoded(self.options)[1]
         return Part(
             Experiment(config, task, {"test": rows}, checkpoint), rows, linear, split.source
         )

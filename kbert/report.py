@@ -34,7 +34,6 @@ Writes RUN/report.html anew from what is in the run's folder:
 A run writes it by itself when it ends.
 """
 ASSETS = Path(__file__).with_name("assets")
-LINEAGE_PLACE = Path("assets.extra") / "lineage.json"
 SECTIONS = {
     "data": "Data",
     "curves": "Training curves",
@@ -102,6 +101,8 @@ def read_run(folder: Path, *, metrics: Mapping[str, Any] | None = None) -> Run:
     Raises:
         InputError: the folder holds no finished run, or a file that cannot be read.
     """
+    from kbert.lineage import LINEAGE_PLACE
+
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder.")
     options = _read_text(folder / "config.yaml", missing="holds no run (no config.yaml).")

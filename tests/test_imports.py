@@ -87,6 +87,7 @@ LEVELS = {
     "report_texts": {"report_view"},
     "report": {
         "evaluation_plots",
+        "lineage",
         "monitor",
         "plots",
         "report_texts",
