@@ -26,7 +26,7 @@ class Code(enum.IntEnum):
 
 
 class ServingError(Exception):
-    """An answer to the client that is an error; `rest` and `grpc_service` put it on the wire."""
+    """An answer to the client that is an error; `rest` and `grpc_calls` put it on the wire."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)

@@ -7,15 +7,15 @@ would always compute every output.)
 
 import functools
 import importlib
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from serve.errors import Code, ServingError, invalid_argument
+from serve.session import ModelSession
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -25,21 +25,19 @@ class Servable:
 
     Args:
         version: the number of its folder.
-        session: holds the graph, variables restored.
+        session: runs the graph: a ModelSession, or one that batches.
         signatures: from the MetaGraphDef.
     """
 
     def __init__(
         self,
         version: int,
-        session: tf.compat.v1.Session,
+        session: ModelSession,
         signatures: Mapping[str, meta_graph_pb2.SignatureDef],
     ) -> None:
         self.version = version
         self.signatures = signatures
         self._session = session
-        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable] = {}
-        self._lock = threading.Lock()
 
     def input_types(self, signature_name: str) -> dict[str, str] | None:
         """Name -> type of the inputs of a signature ("" is the default); None if it is absent."""
@@ -76,30 +74,12 @@ class Servable:
         feeds = _feeds(signature, inputs)
         output_names = _output_names(signature, output_filter)
         fetches = tuple(signature.outputs[name].name for name in output_names)
-        results = self._run(feeds, fetches)
-        return dict(zip(output_names, map(_to_array, results), strict=True))
+        results = self._session.run(feeds, fetches)
+        return dict(zip(output_names, results, strict=True))
 
     def close(self) -> None:
         """Frees the memory. No request may be running."""
-        self._callables.clear()
         self._session.close()
-
-    def _run(self, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...]) -> list:
-        run = self._callable(tuple(feeds), fetches)
-        try:
-            return run(*feeds.values())
-        except tf.errors.OpError as error:
-            raise ServingError(Code(error.error_code), error.message) from error
-
-    def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Callable:
-        with self._lock:
-            if (feeds, fetches) not in self._callables:
-                options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-                # Not session.run or session.make_callable: both hold a feed against the static
-                # shape of its placeholder, which TF Serving does not do (it feeds [3] to [-1, 1]).
-                run = self._session._make_callable_from_options(options)
-                self._callables[feeds, fetches] = run
-            return self._callables[feeds, fetches]
 
 
 def load_servable(path: Path, version: int) -> Servable:
@@ -121,7 +101,7 @@ def load_servable(path: Path, version: int) -> Servable:
     for name, signature in meta_graph.signature_def.items():
         signatures[name] = meta_graph_pb2.SignatureDef()
         signatures[name].CopyFrom(signature)
-    return Servable(version, session, signatures)
+    return Servable(version, ModelSession(session), signatures)
 
 
 @functools.cache
@@ -223,10 +203,3 @@ def _output_names(
         if name in output_filter[:index]:
             raise invalid_argument(f"duplicate output tensor alias: {name}")
     return list(output_filter)
-
-
-def _to_array(result: object) -> np.ndarray:
-    """A fetched value as an array; a scalar string comes as bare bytes."""
-    if isinstance(result, bytes):
-        return np.array(result, dtype=object)
-    return np.asarray(result)

@@ -19,8 +19,8 @@ from serve.command_line import OneLineParser
 from serve.errors import ServingError
 
 if TYPE_CHECKING:
-    from serve.grpc_service import GrpcServer
-    from serve.rest import RestServer
+    from serve.grpc_server import GrpcServer
+    from serve.rest_server import RestServer
 
 EPILOG = """\
 The base path holds one folder a version, named by its number, with a SavedModel in it:
@@ -91,8 +91,8 @@ class LocalServer:
             ServingError: the model cannot be loaded.
             OSError: a port is in use.
         """
-        from serve.grpc_service import GrpcServer
-        from serve.rest import RestServer
+        from serve.grpc_server import GrpcServer
+        from serve.rest_server import RestServer
 
         self.store.start()
         self.store.wait_until_available(should_stop)

@@ -11,9 +11,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 import tensorflow as tf
 
-from serve.grpc_service import GrpcServer
+from serve.grpc_server import GrpcServer
 from serve.model_store import ModelStore
-from serve.rest import RestServer
+from serve.rest_server import RestServer
 
 
 class HalfPlusTwo(tf.Module):

@@ -15,7 +15,8 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serve.grpc_service import GrpcServer, read_tensor, write_tensor
+from serve.grpc_server import GrpcServer
+from serve.grpc_tensors import read_tensor, write_tensor
 from serve.model_store import ModelStore
 
 
