@@ -18,6 +18,7 @@ from serve.json_check import check_text, skip_whitespace
 
 MAX_ECHO_BYTES = 256
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+FEW = 16  # so few numbers are formatted one by one: numpy would take longer to begin with
 
 # Half a surrogate pair ("\\ud800"): Python takes it, RapidJSON does not. (A backslash before it may
 # mean that it is none; that a text is checked for nothing costs time only.)
@@ -155,7 +156,11 @@ def format_decimal(value: np.floating | float) -> str:
         >>> format_decimal(np.float32(0.1)), format_decimal(2.0), format_decimal(float("inf"))
         ('0.1', '2.0', 'Infinity')
     """
-    return format_decimals(np.atleast_1d(value))[0]
+    number = float(value)
+    text = f"{number:.6g}"
+    if type(value)(text) != value:
+        text = f"{number:.{9 if type(value) is np.float32 else 17}g}"
+    return _with_point(text)
 
 
 def format_decimals(values: np.ndarray) -> list[str]:
@@ -163,6 +168,8 @@ def format_decimals(values: np.ndarray) -> list[str]:
 
     Many numbers are formatted at once, which is several times as fast as one by one.
     """
+    if len(values) < FEW:
+        return [format_decimal(value) for value in values]
     digits = 9 if values.dtype == np.float32 else 17
     needs_all = _surely_needs_all_digits(values)
     texts = np.empty(len(values), dtype=object)
@@ -173,10 +180,11 @@ def format_decimals(values: np.ndarray) -> list[str]:
     for index in np.flatnonzero(read_back != others).tolist():
         short[index] = f"{others[index]:.{digits}g}"
     texts[~needs_all] = short
-    return [
-        text if "." in text or "e" in text else NOT_FINITE.get(text) or f"{text}.0"
-        for text in texts.tolist()
-    ]
+    return [_with_point(text) for text in texts.tolist()]
+
+
+def _with_point(text: str) -> str:
+    return text if "." in text or "e" in text else NOT_FINITE.get(text) or f"{text}.0"
 
 
 def _surely_needs_all_digits(values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -244,6 +244,20 @@ def grpc_address(store: ModelStore) -> Iterator[str]:
     server.start()
     yield server.address
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def write_records() -> Callable[[Path, Sequence[bytes]], None]:
+    """A function that writes the warm-up file of a SavedModel: serialised PredictionLogs."""
+
+    def write_records(export_path: Path, records: Sequence[bytes]) -> None:
+        path = export_path / "assets.extra" / "tf_serving_warmup_requests"
+        path.parent.mkdir(exist_ok=True)
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in records:
+                writer.write(record)
+
+    return write_records
 
 
 @pytest.fixture

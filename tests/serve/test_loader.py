@@ -1,5 +1,6 @@
 import gc
 import shutil
+import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from serve.errors import Code, ServingError
 from serve.loader import Loader
 from serve.metrics import Metrics
 from serve.session import ModelSession
-from tests.serve.test_warmup import write_records
 
 WORDS = {"words": np.array([b"market", b"the", b"?"], dtype=object)}
 
@@ -161,7 +161,7 @@ def test_batching_by_the_file_of_the_model(copy_of: Any, monkeypatch: pytest.Mon
             made.append(self)
 
     module = type("batching", (), {"BatchScheduler": Made})
-    monkeypatch.setitem(__import__("sys").modules, "serve.batching", module)
+    monkeypatch.setitem(sys.modules, "serve.batching", module)
     metrics = Metrics()
     servable = load(path, scheduler=server, per_model_batching=True, metrics=metrics)
     servable.predict({"a": np.float32([1]), "b": np.float32([2])})
@@ -180,17 +180,19 @@ def test_batching_by_the_file_of_the_model(copy_of: Any, monkeypatch: pytest.Mon
 # --- warm-up -------------------------------------------------------------------------------
 
 
-def broken_warm_up(path: Path) -> None:
+@pytest.fixture
+def broken(copy_of: Any, write_records: Any) -> Path:
+    """A model whose warm-up asks for a signature that it does not have."""
     record = prediction_log_pb2.PredictionLog()
     record.predict_log.request.model_spec.signature_name = "no"
-    write_records(path, [record.SerializeToString()])
-
-
-def test_a_warm_up_that_fails_fails_the_load_and_frees_the_model(copy_of: Any):
     path = copy_of("pair")
-    broken_warm_up(path)
+    write_records(path, [record.SerializeToString()])
+    return path
+
+
+def test_a_warm_up_that_fails_fails_the_load_and_frees_the_model(broken: Path):
     scheduler = Batching()
-    assert error_of(path, scheduler=scheduler) == (
+    assert error_of(broken, scheduler=scheduler) == (
         Code.FAILED_PRECONDITION,
         'Serving signature key "no" not found.',
     )
@@ -201,7 +203,5 @@ def test_a_warm_up_that_fails_fails_the_load_and_frees_the_model(copy_of: Any):
     assert session() is None
 
 
-def test_warm_up_may_be_switched_off(copy_of: Any):
-    path = copy_of("pair")
-    broken_warm_up(path)
-    load(path, warm_up=False).close()
+def test_warm_up_may_be_switched_off(broken: Path):
+    load(broken, warm_up=False).close()

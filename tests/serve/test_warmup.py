@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,7 @@ from serve.servable import Servable
 from serve.signatures import CLASSIFY, REGRESS
 from serve.warmup import WARMUP_FILE, warm_up
 
-
-def write_records(path: Path, records: Sequence[bytes]) -> None:
-    (path / WARMUP_FILE).parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path / WARMUP_FILE)) as writer:
-        for record in records:
-            writer.write(record)
+WriteRecords = Callable[[Path, Sequence[bytes]], None]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +44,9 @@ def error_of(servable: Servable, path: Path, metrics: Metrics) -> tuple[Code, st
     return caught.value.code, caught.value.message
 
 
-def test_all_kinds_of_requests(examples: Servable, metrics: Metrics, tmp_path: Path):
+def test_all_kinds_of_requests(
+    examples: Servable, metrics: Metrics, tmp_path: Path, write_records: WriteRecords
+):
     classify, regress, both = PredictionLog(), PredictionLog(), PredictionLog()
     classify.classify_log.request.input.example_list.examples.add()
     regress.regress_log.request.model_spec.signature_name = "regress"
@@ -74,7 +71,9 @@ def test_no_file_is_no_error(examples: Servable, tmp_path: Path):
     assert metrics.model_warmup_latency.samples() == []
 
 
-def test_a_failing_request(examples: Servable, metrics: Metrics, tmp_path: Path):
+def test_a_failing_request(
+    examples: Servable, metrics: Metrics, tmp_path: Path, write_records: WriteRecords
+):
     write_records(tmp_path, [predict_log("no").SerializeToString()])
     message = 'Serving signature key "no" not found.'
     assert error_of(examples, tmp_path, metrics) == (Code.FAILED_PRECONDITION, message)
@@ -82,7 +81,9 @@ def test_a_failing_request(examples: Servable, metrics: Metrics, tmp_path: Path)
     assert metrics.model_warmup_latency.count(str(tmp_path), status) == 1
 
 
-def test_runs_of_a_session_are_not_replayed(examples: Servable, metrics: Metrics, tmp_path: Path):
+def test_runs_of_a_session_are_not_replayed(
+    examples: Servable, metrics: Metrics, tmp_path: Path, write_records: WriteRecords
+):
     log = PredictionLog()
     log.session_run_log.request.SetInParent()
     write_records(tmp_path, [log.SerializeToString()])
@@ -92,14 +93,18 @@ def test_runs_of_a_session_are_not_replayed(examples: Servable, metrics: Metrics
     )
 
 
-def test_multi_inference_without_tasks(examples: Servable, metrics: Metrics, tmp_path: Path):
+def test_multi_inference_without_tasks(
+    examples: Servable, metrics: Metrics, tmp_path: Path, write_records: WriteRecords
+):
     log = PredictionLog()
     log.multi_inference_log.request.SetInParent()
     write_records(tmp_path, [log.SerializeToString()])
     assert error_of(examples, tmp_path, metrics)[0] is Code.INVALID_ARGUMENT
 
 
-def test_no_more_than_1000_records(examples: Servable, metrics: Metrics, tmp_path: Path):
+def test_no_more_than_1000_records(
+    examples: Servable, metrics: Metrics, tmp_path: Path, write_records: WriteRecords
+):
     empty = PredictionLog().SerializeToString()
     write_records(tmp_path, [empty] * 1000)
     warm_up(examples, tmp_path, metrics=metrics)
@@ -111,7 +116,9 @@ def test_no_more_than_1000_records(examples: Servable, metrics: Metrics, tmp_pat
     )
 
 
-def test_a_record_that_is_no_log(examples: Servable, metrics: Metrics, tmp_path: Path):
+def test_a_record_that_is_no_log(
+    examples: Servable, metrics: Metrics, tmp_path: Path, write_records: WriteRecords
+):
     write_records(tmp_path, [b"malformed_record\xff"])
     code, message = error_of(examples, tmp_path, metrics)
     assert code is Code.INVALID_ARGUMENT
@@ -128,14 +135,16 @@ def test_a_file_that_is_no_tfrecord(examples: Servable, metrics: Metrics, tmp_pa
     )
 
 
-def test_a_file_that_is_cut_off(examples: Servable, metrics: Metrics, tmp_path: Path):
+def test_a_file_that_is_cut_off(
+    examples: Servable, metrics: Metrics, tmp_path: Path, write_records: WriteRecords
+):
     write_records(tmp_path, [predict_log().SerializeToString()] * 2)
     whole = (tmp_path / WARMUP_FILE).read_bytes()
     (tmp_path / WARMUP_FILE).write_bytes(whole[:-3])
     assert error_of(examples, tmp_path, metrics)[0] is Code.DATA_LOSS
 
 
-def test_the_loader_warms_up(exports: dict[str, Path], tmp_path: Path):
+def test_the_loader_warms_up(exports: dict[str, Path], tmp_path: Path, write_records: WriteRecords):
     path = Path(shutil.copytree(exports["examples"], tmp_path / "1"))
     write_records(path, [predict_log().SerializeToString()])
     metrics = Metrics()
