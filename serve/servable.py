@@ -7,7 +7,6 @@ would always compute every output.)
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ from serve.signatures import (
     type_name,
 )
 
-__all__ = ["DEFAULT_SIGNATURE", "Servable", "load_servable", "type_name"]
+__all__ = ["DEFAULT_SIGNATURE", "Servable", "type_name"]
 
 RUNTIME = "TF1"  # as TF Serving calls its sessions in runtime_latency
 
@@ -236,10 +235,3 @@ def _feed(input_name: str, examples: Sequence[bytes]) -> dict[str, np.ndarray]:
     array = np.empty(len(examples), dtype=object)
     array[:] = examples
     return {input_name: array}
-
-
-def load_servable(path: Path, version: int) -> Servable:
-    """Loads a version with nothing around it: no batching, no warm-up. See `serve.loader`."""
-    from serve.loader import Loader
-
-    return Loader(metrics=Metrics(), warm_up=False)("", path, version)

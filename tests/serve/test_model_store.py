@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from serve.errors import Code, ServingError
+from serve.loader import Loader
+from serve.metrics import Metrics
 from serve.model_config import All, Latest, ModelConfig, Specific
 from serve.model_store import ModelStore, State
-from serve.servable import Servable, load_servable
+from serve.servable import Servable
 
 START, LOADING, AVAILABLE, UNLOADING, END = State
 ONE = {"x": np.float32([[1]])}
@@ -700,9 +702,10 @@ def test_real_models_are_swapped_and_leave_nothing_behind(
     make_store, publish, tmp_path, wait_until
 ):
     servables = []
+    load_version = Loader(metrics=Metrics())
 
     def load(name: str, path: Path, version: int) -> Servable:
-        servable = load_servable(path, version)
+        servable = load_version(name, path, version)
         servables.append(weakref.ref(servable))
         servables.append(weakref.ref(servable._session))
         return servable
