@@ -54,6 +54,7 @@ class BlockingHttp:
 
     def __init__(self, tls: Tls | None) -> None:
         self._server_name = tls.server_name if tls else None
+        self._is_closed = False
         self._pool = httpcore.ConnectionPool(
             ssl_context=_ssl_context(tls),
             max_connections=None,
@@ -83,9 +84,13 @@ class BlockingHttp:
             )
         except (httpcore.TimeoutException, *FAILURES) as error:
             raise _to_client_error(url, error, deadline) from None
+        finally:
+            if self._is_closed:  # an abandoned request has outlived the client
+                self._pool.close()
         return response.status, response.content
 
     async def close(self) -> None:
+        self._is_closed = True
         self._pool.close()
 
 
