@@ -17,7 +17,7 @@ import httpcore
 
 from serve.client_calls import ClientError, Deadline
 
-# Idle connections are given up before uvicorn (5 seconds) or TensorFlow Serving close them: a
+# Idle connections are given up before servers and proxies close them (many after 5 seconds): a
 # request on a connection that just then is closed would be lost.
 IDLE_SECONDS = 4.0
 IDLE_CONNECTIONS = 32

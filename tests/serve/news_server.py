@@ -9,9 +9,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from serve.grpc_server import GrpcServer
-from serve.model_store import ModelStore
-from serve.rest_server import RestServer
+from serve.flags import Options
+from serve.model_config import ModelConfig
+from serve.server import LocalServer
 
 VERSION = 3
 
@@ -72,14 +72,10 @@ def save_models(root: Path) -> None:
 
 @contextlib.contextmanager
 def served(root: Path) -> Iterator[tuple[str, str]]:
-    """The addresses of REST and of gRPC while both models are served."""
-    store = ModelStore({name: root / name for name in ("news", "pairs")}, poll_seconds=0)
-    rest, grpc = RestServer(store, 0), GrpcServer(store, 0)
-    store.start()
-    store.wait_until_available()
-    rest.start()
-    grpc.start()
-    yield rest.address, grpc.address
-    rest.stop()
-    grpc.stop()
-    store.stop()
+    """The addresses of REST and of gRPC while both models are served, their version as "stable"."""
+    labels = {"stable": VERSION}
+    configs = [ModelConfig(name, root / name, labels=labels) for name in ("news", "pairs")]
+    options = Options(allow_labels_for_unavailable=True)  # as they are when it starts
+    with LocalServer(configs, options=options) as server:
+        assert server.rest_address and server.grpc_address
+        yield server.rest_address, server.grpc_address

@@ -312,6 +312,22 @@ def test_status_and_metadata_are_the_same_both_ways(rest_address: str, grpc_addr
         assert not rest.metadata().signature("total").has_rows
 
 
+def test_classify_and_regress_are_the_same_both_ways(rest_address: str, grpc_address: str):
+    examples = [{"x": 0.25, "s": "ä"}, {"s": b"good"}] * 20
+    with RestClient(rest_address, "examples") as rest, GrpcClient(grpc_address, "examples") as grpc:
+        found = rest.classify(examples, context={"x": 0.5}, signature_name="classify")
+        assert_equal(found, grpc.classify(examples, context={"x": 0.5}, signature_name="classify"))
+        assert found["classes"][:2].tolist() == [["ä", "rest"], ["good", "rest"]]
+        assert found["scores"][:2].tolist() == [[0.25, 0.75], [0.5, 0.5]]
+        values = rest.regress(examples, signature_name="regress")
+        assert values[:2].tolist() == [0.5, 0]
+        np.testing.assert_array_equal(values, grpc.regress(examples, signature_name="regress"))
+        for client in (rest, grpc):
+            with pytest.raises(ClientError, match="rows 32 to 39: .*answered") as caught:
+                client.classify([*examples[:39], {"x": 1}], signature_name="classify")
+            assert caught.value.code == "INVALID_ARGUMENT"
+
+
 @pytest.fixture
 def scripted() -> Iterator[ScriptedHttp]:
     server = ScriptedHttp()
