@@ -241,7 +241,7 @@ ALLOWED_FOREIGN = {
     "huggingface_check": {"torch", "transformers"},
 }
 SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
-         "numpy", "google", "serve"}  # fmt: skip
+         "httpcore", "numpy", "google", "serve"}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
