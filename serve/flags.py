@@ -111,8 +111,8 @@ PORTS = (
     Flag(
         "rest_api_timeout_in_ms",
         30_000,
-        "how long a REST request may run; one of gRPC brings its own deadline",
-        least=1,
+        "how long a REST request may run, 0: as long as it takes; one of gRPC brings its own "
+        "deadline",
     ),
     Flag("rest_api_enable_cors_support", False, "let pages of other sites call REST"),
     Flag(
@@ -127,6 +127,11 @@ PORTS = (
         "gRPC alone: put a proxy before REST",
     ),
     Flag("enable_grpc_healthcheck_service", False, "answer grpc.health.v1 on the gRPC port"),
+    Flag(
+        "enable_serialization_as_tensor_content",
+        False,
+        "answer Predict of gRPC with tensor_content instead of float_val and the like",
+    ),
 )
 MODELS = (
     Flag("model_name", "default", "the model's name in requests"),
@@ -156,7 +161,6 @@ MODELS = (
         most=2**63 - 1,
     ),
     Flag("num_load_threads", 0, "versions that are loaded at once; 0: one after the other"),
-    Flag("num_unload_threads", 0, "the same of unloading"),
     Flag(
         "allow_version_labels_for_unavailable_models",
         False,
@@ -167,6 +171,11 @@ MODELS = (
         "enable_model_warmup",
         True,
         "replay assets.extra/tf_serving_warmup_requests before a version is served",
+    ),
+    Flag(
+        "enable_signature_method_name_check",
+        False,
+        "refuse Classify and Regress of signatures with another method name",
     ),
 )
 BATCHING = (
@@ -179,7 +188,8 @@ BATCHING = (
     Flag(
         "enable_per_model_batching_parameters",
         False,
-        "take them from batching_params.pbtxt in the version's folder, if it is there",
+        "take them from batching_params.pbtxt in the version's folder, and run a version without "
+        "it unbatched",
     ),
 )
 RUNNING = (
@@ -195,6 +205,7 @@ RUNNING = (
     Flag("version", False, "show the versions and end"),
 )
 NO_EFFECT = (
+    Flag("num_unload_threads", 0, "versions are unloaded one after the other"),
     Flag("flush_filesystem_caches", True, "what was read of a model is left to the system's cache"),
     Flag("tensorflow_session_config_file", "", "only the three flags of parallelism are used"),
     Flag("platform_config_file", "", "there is no platform but tensorflow"),
@@ -204,14 +215,12 @@ NO_EFFECT = (
     Flag("prefer_tflite_model", False, "only saved_model.pb is served"),
     Flag("num_tflite_pools", _number_of_cpus(), "only saved_model.pb is served"),
     Flag("num_tflite_interpreters_per_pool", 1, "only saved_model.pb is served"),
-    Flag("enable_signature_method_name_check", False, "method names are never checked"),
     Flag("xla_cpu_compilation_enabled", False, "XLA is left as TensorFlow has it"),
     Flag("xla_gpu_compilation_enabled", False, "XLA is left as TensorFlow has it"),
     Flag("enable_profiler", True, "there is no profiler service"),
     Flag("thread_pool_factory_config_file", "", "TensorFlow's own threads run every request"),
     Flag("mixed_precision", "", "a graph runs in the precision it was exported with"),
     Flag("skip_initialize_tpu", False, "no TPU is used"),
-    Flag("enable_serialization_as_tensor_content", False, "answers use the typed fields"),
     Flag("use_alts_credentials", False, "ALTS is of Google's cloud alone; true is refused"),
 )
 GROUPS: dict[str, tuple[Flag, ...]] = {
@@ -234,10 +243,11 @@ class Options:
         grpc_threads: gRPC requests that run at once.
         grpc_channel_arguments: name -> value, for gRPC's C library.
         grpc_health: whether to answer grpc.health.v1.
+        as_tensor_content: whether gRPC's Predict answers with tensor_content.
         identity: key and certificates of gRPC over TLS; None speaks plain.
         rest_port: 0 takes a free one, None switches it off.
         rest_threads: REST requests that run at once.
-        rest_timeout: seconds a REST request may run.
+        rest_timeout: seconds a REST request may run; 0 is no limit.
         rest_cors: whether pages of other sites may call REST.
         metrics_path: where the REST port shows the metrics; None: nowhere.
         poll_seconds: between two looks for new versions; 0 looks once.
@@ -246,12 +256,12 @@ class Options:
         max_num_load_retries: of a load that failed.
         load_retry_seconds: between two tries.
         num_load_threads: versions loaded at once; 0: one after the other.
-        num_unload_threads: the same of unloading.
         allow_labels_for_unavailable: whether new labels may point to versions not loaded yet.
         batching: the message BatchingParameters; None runs every request by itself.
         per_model_batching: whether a version may bring parameters of its own.
         warm_up: whether to replay a version's warm-up requests.
         tags: of the graph to load.
+        check_method_names: whether Classify and Regress look at the method name of a signature.
         inter_op_threads: operations at once; 0 leaves it to TensorFlow.
         intra_op_threads: threads inside one operation; 0 leaves it to TensorFlow.
     """
@@ -262,6 +272,7 @@ class Options:
     grpc_threads: int = DEFAULT_THREADS
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     grpc_health: bool = False
+    as_tensor_content: bool = False
     identity: "ServerIdentity | None" = None
     rest_port: int | None = 0
     rest_threads: int = DEFAULT_THREADS
@@ -274,12 +285,12 @@ class Options:
     max_num_load_retries: int = 5
     load_retry_seconds: float = 60.0
     num_load_threads: int = 0
-    num_unload_threads: int = 0
     allow_labels_for_unavailable: bool = False
     batching: "Message | None" = None
     per_model_batching: bool = False
     warm_up: bool = True
     tags: tuple[str, ...] = ("serve",)
+    check_method_names: bool = False
     inter_op_threads: int = 0
     intra_op_threads: int = 0
 
@@ -326,6 +337,7 @@ def read_options(flags: argparse.Namespace) -> Options:
         grpc_threads=flags.grpc_max_threads,
         grpc_channel_arguments=tuple(_channel_arguments(flags.grpc_channel_arguments)),
         grpc_health=flags.enable_grpc_healthcheck_service,
+        as_tensor_content=flags.enable_serialization_as_tensor_content,
         identity=_read_identity(flags.ssl_config_file),
         rest_port=flags.rest_api_port or None,
         rest_threads=flags.rest_api_num_threads,
@@ -338,12 +350,12 @@ def read_options(flags: argparse.Namespace) -> Options:
         max_num_load_retries=flags.max_num_load_retries,
         load_retry_seconds=max(0, flags.load_retry_interval_micros) / 1e6,
         num_load_threads=flags.num_load_threads,
-        num_unload_threads=flags.num_unload_threads,
         allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
         batching=_read_batching(flags) if flags.enable_batching else None,
         per_model_batching=flags.enable_per_model_batching_parameters,
         warm_up=flags.enable_model_warmup,
         tags=tuple(filter(None, flags.saved_model_tags.split(","))),
+        check_method_names=flags.enable_signature_method_name_check,
         inter_op_threads=inter,
         intra_op_threads=intra,
     )
@@ -411,14 +423,8 @@ def _find_problem(flags: argparse.Namespace) -> str:
             "Both server_options.model_base_path and server_options.model_config_file are empty! "
             "Give --model_base_path or --model_config_file"
         )
-    if not flags.model_config_file:
-        if not flags.model_name:
-            return "--model_name must not be empty"
-        if not Path(flags.model_base_path).is_absolute():
-            return (
-                f"Expected model {flags.model_name} to have an absolute path or URI; "
-                f"got base_path()={flags.model_base_path}"
-            )
+    if not flags.model_config_file and not flags.model_name:
+        return "--model_name must not be empty"
     if not flags.port and not flags.grpc_socket_path and not flags.rest_api_port:
         return "--port and --rest_api_port are both 0: there is nothing to serve on"
     if flags.port == flags.rest_api_port:

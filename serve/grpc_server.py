@@ -3,7 +3,6 @@
 import functools
 import logging
 import socket
-import types
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -44,6 +43,7 @@ class GrpcServer:
         threads: predictions that run at once.
         channel_arguments: (name, value) for gRPC's C library.
         health: whether to answer grpc.health.v1 too.
+        as_tensor_content: whether Predict answers with tensor_content.
 
     Raises:
         OSError: the port or the socket is in use, or cannot be opened.
@@ -66,6 +66,7 @@ class GrpcServer:
         threads: int = DEFAULT_THREADS,
         channel_arguments: Sequence[tuple[str, int | str]] = (),
         health: bool = False,
+        as_tensor_content: bool = False,
     ) -> None:
         self._credentials = credentials
         self._side_threads = futures.ThreadPoolExecutor(
@@ -81,7 +82,8 @@ class GrpcServer:
             ],
         )
         self._health = _Health() if health else None
-        self._add_services(store, metrics)
+        predictions = PredictionService(store, metrics, as_tensor_content=as_tensor_content)
+        self._add_services(predictions, ModelService(store))
         addresses = []
         if port is not None:
             name = f"[{host}]" if ":" in host else host
@@ -107,32 +109,17 @@ class GrpcServer:
             all_done.wait(1)
         self._side_threads.shutdown(wait=False)
 
-    def _add_services(self, store: ModelStore, metrics: Metrics) -> None:
+    def _add_services(self, predictions: PredictionService, models: ModelService) -> None:
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(store, metrics), self._server
+            predictions, self._server
         )
-        models = ModelService(store)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            types.SimpleNamespace(
-                GetModelStatus=self._aside(models.GetModelStatus),
-                HandleReloadConfigRequest=self._aside(models.HandleReloadConfigRequest),
-            ),
-            self._server,
+            _Aside(models, self._side_threads), self._server
         )
         if self._health:
             health_pb2_grpc.add_HealthServicer_to_server(
-                types.SimpleNamespace(
-                    Check=self._aside(self._health.Check), Watch=self._health.Watch
-                ),
-                self._server,
+                _Aside(self._health, self._side_threads), self._server
             )
-
-    def _aside(self, answer: Callable) -> Callable:
-        """The same method, run by the side threads (where gRPC does not know the attribute, by
-        the others)."""
-        method = functools.partial(answer)
-        method.experimental_thread_pool = self._side_threads
-        return method
 
     def _open(self, address: str) -> int:
         """Opens a port or a socket; gives the number of the port."""
@@ -142,6 +129,24 @@ class GrpcServer:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot open {address}: {error}") from error
+
+
+class _Aside:
+    """A service whose methods run in other threads than the server's.
+
+    The attribute they are told by is experimental: a gRPC that does not know it runs them in the
+    server's.
+    """
+
+    def __init__(self, service: object, threads: futures.ThreadPoolExecutor) -> None:
+        self._service = service
+        self._threads = threads
+
+    def __getattr__(self, name: str) -> Callable:
+        method = getattr(self._service, name)
+        aside = functools.update_wrapper(functools.partial(method), method)
+        aside.experimental_thread_pool = self._threads  # pyright: ignore[reportAttributeAccessIssue]
+        return aside
 
 
 class _Health(health.HealthServicer):

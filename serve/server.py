@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serve.model_config import ConfigFilePoller, ModelConfig
     from serve.rest_server import RestServer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("serve.server")  # __name__ is "__main__" in `python -m serve.server`
 
 
 class LocalServer:
@@ -69,6 +69,7 @@ class LocalServer:
             per_model_batching=options.per_model_batching,
             warm_up=options.warm_up,
             tags=options.tags,
+            check_method_names=options.check_method_names,
             inter_op_threads=options.inter_op_threads,
             intra_op_threads=options.intra_op_threads,
         )
@@ -80,7 +81,6 @@ class LocalServer:
             load_retry_interval=options.load_retry_seconds,
             allow_labels_for_unavailable=options.allow_labels_for_unavailable,
             num_load_threads=options.num_load_threads,
-            num_unload_threads=options.num_unload_threads,
         )
         self._grpc_server: GrpcServer | None = None
         self._rest_server: RestServer | None = None
@@ -168,6 +168,7 @@ class LocalServer:
             threads=options.grpc_threads,
             channel_arguments=options.grpc_channel_arguments,
             health=options.grpc_health,
+            as_tensor_content=options.as_tensor_content,
         )
 
     def _make_config_poller(self) -> "ConfigFilePoller | None":
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _set_up_logging()
     should_stop = _stop_on_signals()
-    _allow_many_connections()
+    allow_many_connections()
     try:
         options = read_options(flags)
         configs = read_configs(flags)
@@ -226,18 +227,24 @@ def read_configs(flags: argparse.Namespace) -> "list[ModelConfig]":
     Raises:
         ServingError: the configuration file is wrong, or a base path is not there.
     """
-    from serve.model_config import ModelConfig, model_configs
+    from serve.model_config import model_configs
     from serve.text_protos import ModelServerConfig, read_text_proto
 
     if flags.model_config_file:
-        path = Path(flags.model_config_file)
-        message = read_text_proto(path, ModelServerConfig)
-        try:
-            configs = model_configs(message)
-        except ServingError as error:
-            raise ServingError(error.code, f"{path}: {error.message}") from None
+        source = f"{flags.model_config_file}: "
+        message = read_text_proto(Path(flags.model_config_file), ModelServerConfig)
     else:
-        configs = [ModelConfig(flags.model_name, Path(flags.model_base_path))]
+        source = ""
+        message = ModelServerConfig()
+        message.model_config_list.config.add(
+            name=flags.model_name,
+            base_path=flags.model_base_path,
+            model_platform="tensorflow",
+        )
+    try:
+        configs = model_configs(message)
+    except ServingError as error:
+        raise ServingError(error.code, source + error.message) from None
     for config in configs:
         if not config.base_path.is_dir():
             raise invalid_argument(
@@ -293,7 +300,7 @@ def _stop_on_signals() -> threading.Event:
     return should_stop
 
 
-def _allow_many_connections() -> None:
+def allow_many_connections() -> None:
     """Each is a file to the system, and the usual limit of 1,024 is soft."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # then it stays as it is
@@ -348,12 +355,17 @@ def _versions_of(server: LocalServer, name: str) -> str:
     return f"version{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
 
 
-def _end(status: int) -> NoReturn:
-    """Ends the process without waiting for the threads of requests that were cut off."""
+def _run() -> NoReturn:
+    """The process, which does not wait for the threads of requests that were cut off."""
+    status = 1
+    try:
+        status = main()
+    except Exception:
+        logging.exception("a bug")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 if __name__ == "__main__":
-    _end(main())
+    _run()
