@@ -199,6 +199,18 @@ def test_unload_waits_for_running_requests(make_store, tmp_path, wait_until, cap
     wait_until(lambda: "takes no more requests, 2 are still running" in caplog.text)
 
 
+def test_the_last_request_wakes_who_unloads(make_store, tmp_path, wait_until):
+    """Not at the next look, as there is none."""
+    write(tmp_path / "1")
+    store = make_store(ModelConfig("half", tmp_path), poll_seconds=0)
+    store.wait_until_available()
+    with store.borrow("half"):
+        store.reload([])
+        wait_until(lambda: bool(store._changed._waiters) and not store._messages)
+        assert states(store) == {1: UNLOADING}
+    wait_until(lambda: states(store) == {1: END})
+
+
 def test_links(make_store, tmp_path, wait_until):
     """The way of many deployments: the base path holds a link that is moved on."""
     write(tmp_path / "store" / "a", "first")
