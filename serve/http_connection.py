@@ -147,6 +147,7 @@ class Connection(asyncio.Protocol):
         self._is_deaf = False  # what comes is thrown away
         self._has_ended = False  # the client sends no more
         self._is_paused = False
+        self._is_full = False
         # of the request being received
         self._has_begun = False
         self._is_in_head = True
@@ -169,7 +170,8 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._waiting.clear()
         self._body = bytearray()
-        self._release()
+        # What is being answered is in memory until it is.
+        self._release(self._held_bytes - (len(self._current.body) if self._current else 0))
         self._owner.connections.discard(self)
         self._owner.lost(self)
 
@@ -210,6 +212,14 @@ class Connection(asyncio.Protocol):
         lines += [f"{name}: {value}" for name, value in self._headers.items()]
         self._parser = httptools.HttpRequestParser(self)
         self.data_received("\r\n".join([*lines, "\r\n"]).encode("latin-1") + rest)
+
+    def pause_writing(self) -> None:
+        # The client takes no answers: it gets no new ones.
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._go_on()
 
     # --- the parser's side -----------------------------------------------------------------
 
@@ -284,7 +294,7 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Starts on the next request that is complete, if none is being answered."""
-        if self._current or not self._waiting:
+        if self._current or not self._waiting or self._is_full:
             return
         item = self._waiting.popleft()
         if isinstance(item, Answer):
@@ -298,9 +308,11 @@ class Connection(asyncio.Protocol):
     def answer(self, answer: Answer) -> None:
         """Sends the answer to the request that was handed over last."""
         request, self._current = self._current, None
-        if self._transport is None or request is None:
+        if request is None:
             return
         self._release(len(request.body))
+        if self._transport is None:
+            return
         keep_alive = request.keep_alive and not (
             answer.closes or self._owner.is_stopping or (self._has_ended and not self._waiting)
         )
@@ -315,10 +327,11 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             self._transport.close()
             self._enter(State.LINGERING)
-        elif self._waiting:
+            return
+        self._enter(State.RECEIVING if self._has_begun or self._waiting else State.IDLE)
+        if self._waiting:
             self._go_on()
         else:
-            self._enter(State.RECEIVING if self._has_begun else State.IDLE)
             self._resume()
 
     def _send(self, answer: Answer, *, is_head: bool, keep_alive: bool, is_http_1_0: bool) -> None:
@@ -363,7 +376,7 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write_eof()
             self._resume()
-        self._release()
+        self._release(self._held_bytes)
         self._enter(State.LINGERING)
 
     # --- clocks and counts ------------------------------------------------------------------
@@ -416,6 +429,11 @@ class Connection(asyncio.Protocol):
             )
             self._enter(State.RECEIVING)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self._transport is None
+
     def abort(self) -> None:
         """Ends the connection at once."""
         if self._transport:
@@ -425,8 +443,7 @@ class Connection(asyncio.Protocol):
         self._held_bytes += count
         self._owner.held_bytes += count
 
-    def _release(self, count: int | None = None) -> None:
-        count = self._held_bytes if count is None else count
+    def _release(self, count: int) -> None:
         self._held_bytes -= count
         self._owner.held_bytes -= count
 

@@ -27,6 +27,8 @@ BACKLOG = 1024
 LARGE_BYTES = 8 * 1024 * 1024
 LARGE_THREADS = 2
 
+GONE = Answer(499, b"")  # nobody gets it
+
 log = logging.getLogger(__name__)
 
 
@@ -162,8 +164,9 @@ class RestServer:
     def _work(self, tasks: queue.SimpleQueue) -> None:
         while (task := tasks.get()) is not None:
             connection, request = task
-            self._finished.append((connection, self._api.answer(request)))
-            del task, connection, request  # else they live on until the next one comes
+            answer = GONE if connection.is_lost else self._api.answer(request)
+            self._finished.append((connection, answer))
+            del task, connection, request, answer  # else they live on until the next one comes
             if not self._is_woken:
                 self._is_woken = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed: too late

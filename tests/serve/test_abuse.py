@@ -485,6 +485,46 @@ def test_a_pipeline_that_ends_badly(server: RestServer):
     assert client.is_closed()
 
 
+def test_a_pipeline_whose_answers_nobody_takes(
+    server: RestServer, store: OneModelStore, wait_until
+):
+    """Twenty megabytes are asked for; no more are made than fit in the buffers on the way."""
+    store.servable.output = np.array([b"x" * 100_000], object)
+    before = len(store.servable.timeouts)
+    client = Client(server.address)
+    client.send(post() * 2000)
+    wait_until(lambda: not server.connections)
+    assert len(store.servable.timeouts) - before < 200
+    store.servable.output = None
+    client.close()
+
+
+def test_requests_of_clients_that_went_away_are_not_run(
+    server: RestServer, store: OneModelStore, wait_until
+):
+    """What waits for a thread is dropped, and its body is counted until then."""
+    may_end = threading.Event()
+    store.servable.behave = lambda: may_end.wait(10)
+    running = [Client(server.address) for _ in range(4)]
+    for client in running:
+        client.send(post())
+    wait_until(lambda: len(server.connections) == 4)
+    before = len(store.servable.timeouts)
+    gone = [Client(server.address) for _ in range(4)]
+    for client in gone:
+        client.send(post(BODY + b" " * 1_000_000))
+    wait_until(lambda: server.held_bytes >= 4_000_000)
+    for client in gone:
+        client.close()
+    time.sleep(0.05)
+    assert server.held_bytes >= 4_000_000
+    may_end.set()
+    assert [client.answer() for client in running] == [(200, ANSWER)] * 4
+    wait_until(lambda: server.held_bytes == 0)
+    store.servable.behave = lambda: None
+    assert len(store.servable.timeouts) - before <= 4
+
+
 def test_a_thousand_connections(patient_server: RestServer):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 3000:
@@ -508,11 +548,15 @@ def test_no_file_descriptors_are_left(server: RestServer, caplog: pytest.LogCapt
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, limits[1]))
-    clients = []
+    clients: list[Client] = []
+
+    def connect_for_ever() -> None:
+        while True:
+            clients.append(Client(server.address))
+
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            while True:
-                clients.append(Client(server.address))
+            connect_for_ever()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     clients[-1].send(post())

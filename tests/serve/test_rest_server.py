@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -133,17 +132,16 @@ def test_stop_receives_what_is_under_way(store: OneModelStore):
 
 
 def test_stop_leaves_no_thread_and_no_socket(store: OneModelStore):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     server = RestServer(store, Metrics(), 0, threads=3)
     server.start()
-    assert threading.active_count() == before + 6
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 6
     assert exchange(server.address, post()) == (200, ANSWER)
     server.stop()
-    for _ in range(500):
-        if threading.active_count() == before:
-            break
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
     again = RestServer(store, Metrics(), int(server.address.rpartition(":")[2]))
     again.stop()  # never started
 
