@@ -22,7 +22,7 @@ class OneLineParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Reads the flags; of those it does not know the first is named, with one like it."""
-        flags, unknown = self.parse_known_args(args, namespace)
+        flags, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         if unknown:
             self.error(self._unknown_flag(unknown[0]))
         return flags

@@ -427,7 +427,7 @@ def _find_problem(flags: argparse.Namespace) -> str:
         return "--model_name must not be empty"
     if not flags.port and not flags.grpc_socket_path and not flags.rest_api_port:
         return "--port and --rest_api_port are both 0: there is nothing to serve on"
-    if flags.port == flags.rest_api_port:
+    if flags.port and flags.port == flags.rest_api_port:
         return f"--port and --rest_api_port are both {flags.port}"
     if flags.batching_parameters_file and not flags.enable_batching:
         return (

@@ -19,6 +19,11 @@ from serve.prediction_service import PredictionService
 from serve.tls import ServerIdentity
 
 DRAIN_SECONDS = 30
+DEFAULTS = {
+    "grpc.max_receive_message_length": LARGEST_INT32,
+    "grpc.max_send_message_length": LARGEST_INT32,
+    "grpc.so_reuseport": 0,  # else two servers share a port without a word
+}
 HEALTH_NAMES = ("", "ModelService", "PredictionService")  # "" is the whole server
 # Status, reload and health have threads of their own, so that they are answered when all the
 # others are at predictions, and a reload, which waits for its models, holds up none of these.
@@ -74,12 +79,7 @@ class GrpcServer:
         )
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            options=[
-                ("grpc.max_receive_message_length", LARGEST_INT32),
-                ("grpc.max_send_message_length", LARGEST_INT32),
-                ("grpc.so_reuseport", 0),  # else two servers share a port without a word
-                *channel_arguments,
-            ],
+            options=list((DEFAULTS | dict(channel_arguments)).items()),
         )
         self._health = _Health() if health else None
         predictions = PredictionService(store, metrics, as_tensor_content=as_tensor_content)

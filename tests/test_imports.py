@@ -240,7 +240,7 @@ ALLOWED_FOREIGN = {
     "evaluate": {"serve"},
     "huggingface_check": {"torch", "transformers"},
 }
-SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "httptools",
+SERVE = {"grpc", "grpc_health", "tensorflow", "tensorflow_text", "tensorflow_serving", "httptools",
          "numpy", "google", "serve"}  # fmt: skip
 
 

@@ -1,4 +1,5 @@
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 BASE = "--model_base_path=/models/news"
 
 # main.cc of tensorflow_model_server, in its order
-TENSORFLOW_MODEL_SERVER = """
+NAMES = """
     port grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms
     rest_api_enable_cors_support enable_batching allow_version_labels_for_unavailable_models
     batching_parameters_file enable_per_model_batching_parameters model_config_file
@@ -29,7 +30,8 @@ TENSORFLOW_MODEL_SERVER = """
     xla_cpu_compilation_enabled xla_gpu_compilation_enabled enable_profiler
     thread_pool_factory_config_file mixed_precision skip_initialize_tpu
     enable_grpc_healthcheck_service enable_serialization_as_tensor_content
-""".split()
+"""
+TENSORFLOW_MODEL_SERVER = NAMES.split()
 
 
 def options_of(*arguments: str) -> Options:
@@ -194,20 +196,14 @@ def test_the_files_of_the_epilog_can_be_read(tmp_path: Path):
     """What the help tells to write is a file that the server takes."""
     from serve.text_protos import ModelServerConfig, read_text_proto
 
-    texts = [
-        line.split("'")[1]
-        for line in flags.EPILOG.splitlines()
-        if "' > " in line and "echo" in line
-    ]  # noqa: E501
-    models = flags.EPILOG.split("echo '")[1].split("' > models.config")[0]
-    for name, text in zip(("b", "m", "models"), (*texts, models), strict=True):
+    for text, name in re.findall(r"echo '(.*?)' > (\S+)", flags.EPILOG, flags=re.DOTALL):
         (tmp_path / name).write_text(text)
-    config = read_text_proto(tmp_path / "models", ModelServerConfig)
+    config = read_text_proto(tmp_path / "models.config", ModelServerConfig)
     assert [model.name for model in config.model_config_list.config] == ["news", "mail"]
     options = options_of(
         "--enable_batching",
-        f"--batching_parameters_file={tmp_path / 'b'}",
-        f"--monitoring_config_file={tmp_path / 'm'}",
+        f"--batching_parameters_file={tmp_path / 'batching.config'}",
+        f"--monitoring_config_file={tmp_path / 'monitoring.config'}",
     )
     assert options.batching.max_batch_size.value == 32
     assert options.metrics_path == flags.METRICS_PATH
