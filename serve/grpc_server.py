@@ -1,47 +1,98 @@
-"""The gRPC port: both services behind it, its start and its stop."""
+"""The gRPC port: the services behind it, its start and its stop."""
 
+import functools
+import logging
+import socket
+from collections.abc import Callable, Sequence
 from concurrent import futures
+from pathlib import Path
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
+from serve.flags import DEFAULT_THREADS, LARGEST_INT32
+from serve.metrics import Metrics
 from serve.model_service import ModelService
 from serve.model_store import ModelStore
 from serve.prediction_service import PredictionService
+from serve.tls import ServerIdentity
 
-NUM_THREADS = 16
 DRAIN_SECONDS = 30
+DEFAULTS = {
+    "grpc.max_receive_message_length": LARGEST_INT32,
+    "grpc.max_send_message_length": LARGEST_INT32,
+    "grpc.so_reuseport": 0,  # else two servers share a port without a word
+}
+HEALTH_NAMES = ("", "ModelService", "PredictionService")  # "" is the whole server
+# Status, reload and health have threads of their own, so that they are answered when all the
+# others are at predictions, and a reload, which waits for its models, holds up none of these.
+NUM_SIDE_THREADS = 4
+
+log = logging.getLogger(__name__)
 
 
 class GrpcServer:
-    """Runs both services.
+    """Runs PredictionService and ModelService.
+
+    A request that finds all threads busy waits for one, and is dropped if its deadline passes
+    before.
 
     Args:
         store: the models to serve.
-        port: 0 takes a free one.
+        metrics: counts the requests.
+        port: 0 takes a free one, None opens none.
+        host: the address to open it on.
+        socket_path: of a Unix socket to open as well.
+        credentials: for TLS; None speaks plain.
+        threads: predictions that run at once.
+        channel_arguments: (name, value) for gRPC's C library.
+        health: whether to answer grpc.health.v1 too.
+        as_tensor_content: whether Predict answers with tensor_content.
 
     Raises:
-        OSError: the port is in use.
+        OSError: the port or the socket is in use, or cannot be opened.
+
+    Example:
+        >>> server = GrpcServer(store, metrics, 8500)
+        >>> server.start()
+        >>> server.stop()
     """
 
-    def __init__(self, store: ModelStore, port: int) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        metrics: Metrics,
+        port: int | None,
+        *,
+        host: str = "127.0.0.1",
+        socket_path: Path | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+        threads: int = DEFAULT_THREADS,
+        channel_arguments: Sequence[tuple[str, int | str]] = (),
+        health: bool = False,
+        as_tensor_content: bool = False,
+    ) -> None:
+        self._credentials = credentials
+        self._side_threads = futures.ThreadPoolExecutor(
+            NUM_SIDE_THREADS, thread_name_prefix="grpc_side"
+        )
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grpc"),
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # else two servers share a port without a word
-            ],
+            futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            options=list((DEFAULTS | dict(channel_arguments)).items()),
         )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(store), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(store), self._server)
-        try:
-            port = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
-        self.address = f"127.0.0.1:{port}"
+        self._health = _Health() if health else None
+        predictions = PredictionService(store, metrics, as_tensor_content=as_tensor_content)
+        self._add_services(predictions, ModelService(store))
+        addresses = []
+        if port is not None:
+            name = f"[{host}]" if ":" in host else host
+            addresses.append(f"{name}:{self._open(f'{name}:{port}')}")
+        if socket_path is not None:
+            _require_unused(socket_path)
+            self._open(f"unix:{socket_path}")
+            addresses.append(f"unix:{socket_path}")
+        self.address = addresses[0]
 
     def start(self) -> None:
         """Begins to answer."""
@@ -49,4 +100,96 @@ class GrpcServer:
 
     def stop(self) -> None:
         """Takes no new call, and waits for those that run (30 seconds at most)."""
-        self._server.stop(grace=DRAIN_SECONDS).wait()
+        if self._health:
+            self._health.end()
+        all_done = self._server.stop(grace=DRAIN_SECONDS)
+        # At the limit gRPC cancels what still runs, and is done; a little is given for that.
+        if not all_done.wait(DRAIN_SECONDS - 0.1):
+            log.warning("gRPC calls still run after %d seconds: they are cut off", DRAIN_SECONDS)
+            all_done.wait(1)
+        self._side_threads.shutdown(wait=False)
+
+    def _add_services(self, predictions: PredictionService, models: ModelService) -> None:
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            predictions, self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            _Aside(models, self._side_threads), self._server
+        )
+        if self._health:
+            health_pb2_grpc.add_HealthServicer_to_server(
+                _Aside(self._health, self._side_threads), self._server
+            )
+
+    def _open(self, address: str) -> int:
+        """Opens a port or a socket; gives the number of the port."""
+        try:
+            if self._credentials:
+                return self._server.add_secure_port(address, self._credentials)
+            return self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot open {address}: {error}") from error
+
+
+class _Aside:
+    """A service whose methods run in other threads than the server's.
+
+    The attribute they are told by is experimental: a gRPC that does not know it runs them in the
+    server's.
+    """
+
+    def __init__(self, service: object, threads: futures.ThreadPoolExecutor) -> None:
+        self._service = service
+        self._threads = threads
+
+    def __getattr__(self, name: str) -> Callable:
+        method = getattr(self._service, name)
+        aside = functools.update_wrapper(functools.partial(method), method)
+        aside.experimental_thread_pool = self._threads  # pyright: ignore[reportAttributeAccessIssue]
+        return aside
+
+
+class _Health(health.HealthServicer):
+    """Says SERVING for the names tensorflow_model_server has, and NOT_SERVING while it stops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watchers: set[Callable] = set()
+        for name in HEALTH_NAMES:
+            self.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def Watch(  # noqa: N802
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.ServicerContext,
+        send_response_callback: Callable | None = None,
+    ) -> object:
+        if send_response_callback:
+            self._watchers.add(send_response_callback)
+            context.add_callback(lambda: self._watchers.discard(send_response_callback))
+        return super().Watch(request, context, send_response_callback)
+
+    def end(self) -> None:
+        """Tells all watchers NOT_SERVING and ends their calls: the drain would wait for them."""
+        self.enter_graceful_shutdown()
+        for send_response in list(self._watchers):
+            send_response(None)
+
+
+def make_credentials(identity: ServerIdentity) -> grpc.ServerCredentials:
+    """Credentials for GrpcServer."""
+    return grpc.ssl_server_credentials(
+        [(identity.key, identity.certificate)],
+        root_certificates=identity.custom_ca or None,
+        require_client_auth=identity.client_verify,
+    )
+
+
+def _require_unused(socket_path: Path) -> None:
+    """gRPC takes the path over from a server that is alive; from one that was killed it may."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(socket_path))
+        except OSError:
+            return
+    raise OSError(f"cannot open unix:{socket_path}: Address already in use")

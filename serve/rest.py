@@ -1,7 +1,7 @@
 """The REST API of TensorFlow Serving: /v1/models/... routes, their answers and their errors.
 
-An ASGI application on raw bodies: the content type is ignored, as TF Serving ignores it (curl
-sends a form's). Requests run in threads; the event loop only reads and writes.
+A request in, an answer out; what moves them over the wire is `rest_server`. The content type of
+a request is ignored, as TF Serving ignores it (curl sends a form's).
 """
 
 import contextlib
@@ -9,28 +9,37 @@ import dataclasses
 import json
 import logging
 import re
+import time
 import urllib.parse
 import zlib
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from serve import messages, tensors
 from serve.errors import Code, ServingError, invalid_argument
+from serve.http_connection import Answer, Request, error_page
 from serve.json_text import read_document
+from serve.metrics import Metrics
 from serve.model_store import LARGEST_VERSION, ModelStore
 from serve.servable import DEFAULT_SIGNATURE, Servable
 
+# What libevent takes for a URI. TF Serving's patterns are held against path and query together:
+# a query makes another name, or no request at all.
+_IN_PATH = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*"
+_IN_QUERY = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?]*"
+URI = re.compile(
+    r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?"
+    rf"(?P<target>(?P<path>{_IN_PATH}(?:%[0-9A-Fa-f]{{2}}{_IN_PATH})*)"
+    rf"(?:\?{_IN_QUERY}(?:%[0-9A-Fa-f]{{2}}{_IN_QUERY})*)?"
+    rf"(?:#{_IN_QUERY}(?:%[0-9A-Fa-f]{{2}}{_IN_QUERY})*)?)"
+)
 VERSION_OR_LABEL = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-POST_PATH = re.compile(
+POST_TARGET = re.compile(
     rf"/v1/models/(?P<name>[^/:]+){VERSION_OR_LABEL}:(?P<verb>classify|regress|predict)",
     re.IGNORECASE | re.ASCII,
 )
-GET_PATH = re.compile(
+GET_TARGET = re.compile(
     rf"/v1/models(?:/(?P<name>[^/:]+))?{VERSION_OR_LABEL}(?:/(?P<verb>metadata))?",
     re.IGNORECASE | re.ASCII,
 )
@@ -55,75 +64,110 @@ HTTP_STATUS: dict[Code, int] = {
     Code.DEADLINE_EXCEEDED: 504,
 }
 
+CORS_HEADERS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+)
+
 MAX_INFLATED_BYTES = 100 * 1024 * 1024
+SHORTEST_GZIP_BYTES = 18  # its header and its footer
 
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Target:
     """What the path of a request names; `verb` is "" for the status."""
 
-    name: str
-    version: int | None
-    label: str
-    verb: str
+    name: str = ""
+    version: int | None = None
+    label: str = ""
+    verb: str = ""
+
+
+NO_TARGET = Target()
 
 
 class RestApi:
-    """The ASGI application.
+    """Answers requests. Any number of threads may call `answer` at once.
 
     Args:
         store: the models to serve.
+        metrics: counts the requests.
+        timeout: seconds for the model to answer a request; 0 or less is no limit.
+        cors: whether answers may be read by pages from elsewhere.
+        metrics_path: of Prometheus' page; None is no page.
     """
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        metrics: Metrics,
+        *,
+        timeout: float,
+        cors: bool,
+        metrics_path: str | None,
+    ) -> None:
         self._store = store
+        self._metrics = metrics
+        self._timeout = timeout if timeout > 0 else None
+        self._headers = CORS_HEADERS if cors else ()
+        self._metrics_path = metrics_path
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        try:
-            body = await request.body()
-        except ClientDisconnect:
-            return
-        response = await run_in_threadpool(self._answer, request, body)
-        await response(scope, receive, send)
+    def answer(self, request: Request) -> Answer:
+        """Never raises: every error is an answer."""
+        uri = URI.fullmatch(request.target)
+        if uri is None:
+            return error_page(400)
+        if uri["path"] == self._metrics_path:
+            return self._answer_metrics(uri["target"])
+        if not uri["target"].lower().startswith("/v1/"):
+            return error_page(404)
+        return self._answer_api(request, uri["target"])
 
-    def _answer(self, request: Request, body: bytes) -> Response:
-        # The path as it was sent: names are percent-decoded only after it is taken apart.
-        path = request.scope["raw_path"].decode("latin-1")
-        if not path.lower().startswith("/v1/"):
-            return PlainTextResponse("Not Found", status_code=404)
+    def _answer_metrics(self, target: str) -> Answer:
+        if target != self._metrics_path:
+            message = f"Unexpected path: {target}. Should be {self._metrics_path}"
+            return Answer(400, message.encode(), "text/plain")
+        return Answer(200, self._metrics.page().encode("utf-8", "replace"), "text/plain")
+
+    def _answer_api(self, request: Request, path: str) -> Answer:
+        started = time.perf_counter_ns()
+        target, code = NO_TARGET, Code.OK
         try:
             if request.method == "OPTIONS":
-                return _answer_options(request, path)
-            target = parse_target(request.method, path)
-            if request.headers.get("content-encoding", "").lower() == "gzip":
-                body = inflate(body)
-            return _json_response(self._dispatch(request.method, target, body))
+                body = _answer_options(request)
+            else:
+                target = parse_target(request.method, path)
+                body = self._dispatch(request, target)
         except ServingError as error:
-            return _error_response(error)
+            code, body = error.code, _error_body(error.message)
         except Exception as error:
             log.exception("%s %s failed", request.method, path)
-            return _error_response(ServingError(Code.INTERNAL, repr(error)))
+            code, body = Code.INTERNAL, _error_body(repr(error))
+        # Like TF Serving: every request is counted, only those that went well are timed.
+        if code is Code.OK:
+            passed = (time.perf_counter_ns() - started) // 1000
+            self._metrics.request_latency.observe(passed, target.name, target.verb, "REST")
+        self._metrics.request_count.add(target.name, code.name)
+        return Answer(HTTP_STATUS[code], body, headers=self._headers)
 
-    def _dispatch(self, method: str, target: Target, body: bytes) -> bytes:
-        if method == "POST":
+    def _dispatch(self, request: Request, target: Target) -> bytes:
+        if request.method == "POST":
+            document = read_document(read_body(request))
             if target.verb == "predict":
-                return self._predict(target, body)
-            raise ServingError(
-                Code.UNIMPLEMENTED, f"this local server does not answer :{target.verb} yet"
-            )
+                return self._predict(target, document)
+            return self._answer_examples(target, document)
         if not target.name:
             raise invalid_argument("Missing model name in request.")
         if target.verb == "metadata":
             return self._metadata(target)
         return self._status(target)
 
-    def _predict(self, target: Target, body: bytes) -> bytes:
+    def _predict(self, target: Target, document: dict) -> bytes:
         # The order of the checks is part of the contract:
         # the text, the signature's name, the model, the signature, the tensors.
-        document = read_document(body)
         signature_name = tensors.read_signature_name(document)
         with self._borrow(target) as servable:
             input_types = servable.input_types(signature_name)
@@ -133,8 +177,20 @@ class RestApi:
                     "not found in signature def"
                 )
             inputs, request_format = tensors.read_inputs(document, input_types)
-            outputs = servable.predict(inputs, signature_name=signature_name)
+            outputs = servable.predict(inputs, signature_name=signature_name, timeout=self._timeout)
         return tensors.write_outputs(outputs, request_format)
+
+    def _answer_examples(self, target: Target, document: dict) -> bytes:
+        from serve.examples import read_examples, write_classifications, write_regressions
+
+        signature_name = tensors.read_signature_name(document)
+        serialized = read_examples(document)
+        with self._borrow(target) as servable:
+            run = servable.classify if target.verb == "classify" else servable.regress
+            results = run(serialized, signature_name=signature_name, timeout=self._timeout)
+        if target.verb == "classify":
+            return write_classifications(results)
+        return write_regressions(results)
 
     def _status(self, target: Target) -> bytes:
         # A label is not looked at here: TF Serving answers with all versions.
@@ -155,26 +211,35 @@ class RestApi:
 
 
 def parse_target(method: str, path: str) -> Target:
-    """Takes a path apart.
+    """Takes a path (with its query, if it has one) apart.
 
     Raises:
         ServingError: there is nothing under this path for this method.
     """
-    pattern = {"POST": POST_PATH, "GET": GET_PATH}.get(method)
+    pattern = {"POST": POST_TARGET, "GET": GET_TARGET}.get(method)
     match = pattern.fullmatch(path) if pattern else None
     malformed = invalid_argument(f"Malformed request: {method} {path}")
     if match is None:
         raise malformed
     verb = match["verb"] or ""
-    # The pattern ignores case, what follows does not: ":PREDICT" is no verb.
-    if method == "POST" and verb != verb.lower():
-        raise malformed
+    # The pattern ignores case, what follows does not: ":PREDICT" is no verb, and "/METADATA"
+    # asks for the status.
+    if verb != verb.lower():
+        if method == "POST":
+            raise malformed
+        verb = ""
     return Target(
-        name=urllib.parse.unquote(match["name"] or ""),
+        name=_decode(match["name"]),
         version=_to_version(match["version"]) if match["version"] else None,
-        label=urllib.parse.unquote(match["label"] or ""),
+        label=_decode(match["label"]),
         verb=verb,
     )
+
+
+def _decode(text: str | None) -> str:
+    if not text or "%" not in text:
+        return text or ""
+    return urllib.parse.unquote(text, errors="surrogateescape")
 
 
 def _to_version(digits: str) -> int:
@@ -185,22 +250,48 @@ def _to_version(digits: str) -> int:
     return int(significant)
 
 
-def inflate(body: bytes) -> bytes:
-    """Unpacks a gzip body, up to 100 MB."""
+def read_body(request: Request) -> bytes:
+    """The body of a request, inflated if it says that it is gzip.
+
+    What cannot be inflated, or has over 100 MB when it is, is taken for an empty body, as in
+    TF Serving: the client is told that the document is empty.
+    """
+    if not _is_gzip(request):
+        return bytes(request.body)
+    size = expected_size(request)
+    if not size:
+        return b""
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: with the header of gzip
     try:
-        inflated = inflater.decompress(body, MAX_INFLATED_BYTES)
-    except zlib.error as error:
-        raise invalid_argument(f"the gzip body cannot be inflated: {error}") from None
-    if not inflater.eof:
-        raise invalid_argument("the gzip body is cut off, or over 100 MB when inflated")
-    return inflated
+        # One more than promised: a lie shows.
+        inflated = inflater.decompress(request.body, size + 1)
+    except zlib.error:
+        return b""
+    is_whole = inflater.eof and not inflater.unused_data and len(inflated) == size
+    return inflated if is_whole else b""
 
 
-def _answer_options(request: Request, path: str) -> Response:
-    if re.match("https?://", request.headers.get("origin", "")):
-        return Response(status_code=200)
-    return _error_response(invalid_argument(f"Malformed request: OPTIONS {path}"))
+def expected_size(request: Request) -> int:
+    """Bytes of the body when it is inflated: 0 for what is not going to be.
+
+    A gzip body tells its size in its last four bytes. It need not be true, but no more than
+    that is ever inflated.
+    """
+    if not _is_gzip(request):
+        return len(request.body)
+    size = int.from_bytes(request.body[-4:], "little")
+    is_refused = len(request.body) < SHORTEST_GZIP_BYTES or size > MAX_INFLATED_BYTES
+    return 0 if is_refused else size
+
+
+def _is_gzip(request: Request) -> bool:
+    return "gzip" in request.headers.get("content-encoding", "")
+
+
+def _answer_options(request: Request) -> bytes:
+    if re.search("https?://", request.headers.get("origin", "")):
+        return b""
+    raise ServingError(Code.FAILED_PRECONDITION, "Origin header is missing in CORS preflight")
 
 
 def _to_json(message: Message) -> str:
@@ -212,10 +303,10 @@ def _to_json(message: Message) -> str:
     )
 
 
-def _json_response(body: bytes, status_code: int = 200) -> Response:
-    return Response(body, status_code=status_code, media_type="application/json")
-
-
-def _error_response(error: ServingError) -> Response:
-    text = json.dumps({"error": error.message}, indent=4, ensure_ascii=False)
-    return _json_response(text.encode("utf-8", "replace"), HTTP_STATUS[error.code])
+def _error_body(message: str) -> bytes:
+    # Bytes of the request that are no UTF-8 go back as they came.
+    text = json.dumps({"error": message}, indent=4, ensure_ascii=False)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")

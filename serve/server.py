@@ -1,79 +1,94 @@
 """A local server with the interface of tensorflow_model_server: `python -m serve.server --help`.
 
-Knows only the flags and the order of starting and stopping; TensorFlow is imported after the
-flags are right, so that help and errors come at once.
+Knows only the order of starting and stopping. TensorFlow is imported after the flags and the
+files they name are right, so that help and errors come at once.
 """
 
 import argparse
+import contextlib
+import importlib
+import importlib.metadata
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
-from serve.command_line import OneLineParser
-from serve.errors import ServingError
+from serve.errors import ServingError, invalid_argument
+from serve.flags import Options, parse_flags, read_options
 
 if TYPE_CHECKING:
     from serve.grpc_server import GrpcServer
+    from serve.model_config import ConfigFilePoller, ModelConfig
     from serve.rest_server import RestServer
 
-EPILOG = """\
-The base path holds one folder a version, named by its number, with a SavedModel in it:
-
-  /models/news/1/saved_model.pb
-
-The newest is served. To publish another while the server runs, copy it under a name that is
-no number, then rename it:
-
-  cp -r export /models/news/next && mv /models/news/next /models/news/2
-
-Start, ask, stop (Ctrl-C or SIGTERM: running requests are finished):
-
-  python -m serve.server --model_name=news --model_base_path=/models/news --rest_api_port=8501
-  curl -d '{"instances": ["some text"]}' http://127.0.0.1:8501/v1/models/news:predict
-  python -m serve.client --grpc 127.0.0.1:8500 --model news "some text"
-"""
+log = logging.getLogger("serve.server")  # __name__ is "__main__" in `python -m serve.server`
 
 
 class LocalServer:
-    """The models and the two interfaces to them.
+    """Models and the two interfaces to them.
 
     Args:
-        model_name: its name in requests.
-        base_path: the folder of its versions.
-        grpc_port: 0 takes a free one, None switches gRPC off.
-        rest_port: the same for REST.
-        poll_seconds: between two looks for new versions; 0 looks only once.
+        configs: the models.
+        options: all the rest.
+
+    Raises:
+        ServingError: the batching parameters cannot be.
 
     Example:
-        >>> with LocalServer("news", Path("/models/news")) as server:
+        >>> with LocalServer([ModelConfig("news", Path("/models/news"))]) as server:
         ...     answer = predict_grpc(server.grpc_address, "news", {"text": ["some text"]})
     """
 
     def __init__(
         self,
-        model_name: str,
-        base_path: Path,
+        configs: "Sequence[ModelConfig]",
         *,
-        grpc_port: int | None = 0,
-        rest_port: int | None = 0,
-        poll_seconds: float = 1.0,
+        options: Options = Options(),  # noqa: B008
     ) -> None:
+        from serve.batching import BatchScheduler
+        from serve.loader import Loader
+        from serve.metrics import Metrics
         from serve.model_store import ModelStore
 
-        self.store = ModelStore({model_name: base_path}, poll_seconds=poll_seconds)
-        self._ports = grpc_port, rest_port
+        self._options = options
+        self._metrics = Metrics()
+        self._scheduler = None
+        if options.batching is not None:
+            self._scheduler = BatchScheduler(options.batching, metrics=self._metrics)
+        load = Loader(
+            metrics=self._metrics,
+            scheduler=self._scheduler,
+            per_model_batching=options.per_model_batching,
+            warm_up=options.warm_up,
+            tags=options.tags,
+            check_method_names=options.check_method_names,
+            inter_op_threads=options.inter_op_threads,
+            intra_op_threads=options.intra_op_threads,
+        )
+        self.store = ModelStore(
+            configs,
+            load=load,
+            poll_seconds=options.poll_seconds,
+            max_num_load_retries=options.max_num_load_retries,
+            load_retry_interval=options.load_retry_seconds,
+            allow_labels_for_unavailable=options.allow_labels_for_unavailable,
+            num_load_threads=options.num_load_threads,
+        )
         self._grpc_server: GrpcServer | None = None
         self._rest_server: RestServer | None = None
+        self._config_poller: ConfigFilePoller | None = None
 
     @property
     def grpc_address(self) -> str | None:
-        """HOST:PORT, None if it is off."""
+        """HOST:PORT, or unix:PATH if there is only a socket; None if gRPC is off."""
         return self._grpc_server.address if self._grpc_server else None
 
     @property
@@ -82,37 +97,87 @@ class LocalServer:
         return self._rest_server.address if self._rest_server else None
 
     def start(self, should_stop: threading.Event | None = None) -> None:
-        """Loads the model, then opens the ports: they open only with a model behind them.
+        """Loads the models, then opens the ports: they open only with models behind them.
 
         Args:
-            should_stop: when set, the wait for the model ends and no port is opened.
+            should_stop: when set, the wait for the models ends and no port is opened.
 
         Raises:
-            ServingError: the model cannot be loaded.
+            ServingError: a model cannot be loaded.
             OSError: a port is in use.
         """
-        from serve.grpc_server import GrpcServer
-        from serve.rest_server import RestServer
-
         self.store.start()
         self.store.wait_until_available(should_stop)
         if should_stop and should_stop.is_set():
             return
-        grpc_port, rest_port = self._ports
-        if rest_port is not None:
-            self._rest_server = RestServer(self.store, rest_port)
-        if grpc_port is not None:
-            self._grpc_server = GrpcServer(self.store, grpc_port)
+        # 1. Both ports are taken, so that a port in use is known before the first answer.
+        self._rest_server = self._make_rest_server()
+        self._grpc_server = self._make_grpc_server()
+        # 2. Both answer.
         for server in (self._rest_server, self._grpc_server):
             if server:
                 server.start()
+        # 3. From now on the models may change.
+        self._config_poller = self._make_config_poller()
+        if self._config_poller:
+            self._config_poller.start()
 
     def stop(self) -> None:
-        """Closes the ports, lets running requests end, unloads the model."""
-        for server in (self._rest_server, self._grpc_server):
-            if server:
-                server.stop()
+        """Closes the ports, lets running requests end, unloads the models."""
+        if self._config_poller:
+            self._config_poller.stop()
+        # Both at once: the second would go on taking requests while the first drains.
+        servers = [server for server in (self._rest_server, self._grpc_server) if server]
+        with ThreadPoolExecutor(max_workers=2) as threads:
+            for stopping in [threads.submit(server.stop) for server in servers]:
+                stopping.result()
         self.store.stop()
+        if self._scheduler:
+            self._scheduler.stop()
+
+    def _make_rest_server(self) -> "RestServer | None":
+        from serve.rest_server import RestServer
+
+        options = self._options
+        if options.rest_port is None:
+            return None
+        return RestServer(
+            self.store,
+            self._metrics,
+            options.rest_port,
+            host=options.host,
+            threads=options.rest_threads,
+            timeout=options.rest_timeout,
+            cors=options.rest_cors,
+            metrics_path=options.metrics_path,
+        )
+
+    def _make_grpc_server(self) -> "GrpcServer | None":
+        from serve.grpc_server import GrpcServer, make_credentials
+
+        options = self._options
+        if options.grpc_port is None and options.grpc_socket_path is None:
+            return None
+        return GrpcServer(
+            self.store,
+            self._metrics,
+            options.grpc_port,
+            host=options.host,
+            socket_path=options.grpc_socket_path,
+            credentials=make_credentials(options.identity) if options.identity else None,
+            threads=options.grpc_threads,
+            channel_arguments=options.grpc_channel_arguments,
+            health=options.grpc_health,
+            as_tensor_content=options.as_tensor_content,
+        )
+
+    def _make_config_poller(self) -> "ConfigFilePoller | None":
+        from serve.model_config import ConfigFilePoller
+
+        options = self._options
+        if options.config_file is None or not options.config_poll_seconds:
+            return None
+        return ConfigFilePoller(options.config_file, self.store, options.config_poll_seconds)
 
     def __enter__(self) -> Self:
         try:
@@ -129,73 +194,86 @@ class LocalServer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT; gives the exit status."""
     flags = parse_flags(arguments)
+    if flags.version:
+        print(_versions())
+        return 0
     _set_up_logging()
     should_stop = _stop_on_signals()
+    allow_many_connections()
     try:
-        if not flags.model_base_path.is_dir():
-            raise OSError(f"--model_base_path {flags.model_base_path} is not a directory")
-        for port in filter(None, (flags.port, flags.rest_api_port)):
-            require_free_port(port)
-        _serve(flags, should_stop)
+        options = read_options(flags)
+        configs = read_configs(flags)
+    except ServingError as error:
+        return _fail(error, status=2)
+    try:
+        for port in filter(None, (options.grpc_port, options.rest_port)):
+            require_free_port(options.host, port)
+        _import_tensorflow_quietly()
+        server = LocalServer(configs, options=options)
+    except OSError as error:
+        return _fail(error, status=1)
+    except ServingError as error:
+        return _fail(error, status=2)
+    try:
+        _serve(server, configs, should_stop)
     except (OSError, ServingError) as error:
-        print(f"serve.server: {error}", file=sys.stderr)
-        return 1
+        return _fail(error, status=1)
     return 0
 
 
-def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; ends the process with status 2 and one line if it is wrong."""
-    parser = OneLineParser(
-        prog="serve.server",
-        description="A local stand-in for tensorflow_model_server, on 127.0.0.1 only: "
-        "the same flags, REST and gRPC.",
-        epilog=EPILOG,
-    )
-    parser.add_argument("--model_name", default="default", help="its name in requests (default)")
-    parser.add_argument(
-        "--model_base_path", required=True, type=Path, help="absolute folder of the versions"
-    )
-    parser.add_argument("--port", type=int, default=8500, help="of gRPC (8500); 0 switches it off")
-    parser.add_argument("--rest_api_port", type=int, default=0, help="of REST (0: it is off)")
-    parser.add_argument(
-        "--file_system_poll_wait_seconds",
-        type=int,
-        default=1,
-        help="between two looks for new versions (1); 0 looks once, at the start",
-    )
-    flags = parser.parse_args(arguments)
-    problem = _find_problem(flags)
-    if problem:
-        parser.error(problem)
-    return flags
+def read_configs(flags: argparse.Namespace) -> "list[ModelConfig]":
+    """The models that the flags name.
+
+    Raises:
+        ServingError: the configuration file is wrong, or a base path is not there.
+    """
+    from serve.model_config import model_configs
+    from serve.text_protos import ModelServerConfig, read_text_proto
+
+    if flags.model_config_file:
+        source = f"{flags.model_config_file}: "
+        message = read_text_proto(Path(flags.model_config_file), ModelServerConfig)
+    else:
+        source = ""
+        message = ModelServerConfig()
+        message.model_config_list.config.add(
+            name=flags.model_name,
+            base_path=flags.model_base_path,
+            model_platform="tensorflow",
+        )
+    try:
+        configs = model_configs(message)
+    except ServingError as error:
+        raise ServingError(error.code, source + error.message) from None
+    for config in configs:
+        if not config.base_path.is_dir():
+            raise invalid_argument(
+                f"the base path of model {config.name}, {config.base_path}, is not a directory"
+            )
+    return configs
 
 
-def _find_problem(flags: argparse.Namespace) -> str:
-    """What is wrong with flags that are well formed; "" if nothing is."""
-    if not flags.model_base_path.is_absolute():
-        return f"--model_base_path must be absolute, not {flags.model_base_path}"
-    if not flags.model_name:
-        return "--model_name must not be empty"
-    for name in ("port", "rest_api_port"):
-        if not 0 <= getattr(flags, name) < 2**16:
-            return f"--{name} must be from 0 to 65535, not {getattr(flags, name)}"
-    if not flags.port and not flags.rest_api_port:
-        return "--port and --rest_api_port are both 0: there is nothing to serve on"
-    if flags.port == flags.rest_api_port:
-        return f"--port and --rest_api_port are both {flags.port}"
-    if flags.file_system_poll_wait_seconds < 0:
-        return "--file_system_poll_wait_seconds must not be negative"
-    return ""
-
-
-def require_free_port(port: int) -> None:
+def require_free_port(host: str, port: int) -> None:
     """Raises OSError if a port cannot be opened: before the slow load, not after it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise OSError(f"cannot open port {port}: {error.strerror}") from error
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise OSError(f"cannot open port {port} of {host}: {error.strerror}") from error
+
+
+def _fail(error: Exception, *, status: int) -> int:
+    message = error.message if isinstance(error, ServingError) else str(error)
+    print(f"serve.server: {message}", file=sys.stderr)
+    return status
+
+
+def _versions() -> str:
+    """The two lines of tensorflow_model_server, whose flags and messages are those of 2.20."""
+    library = importlib.metadata.version("tensorflow")
+    return f"TensorFlow ModelServer: 2.20.0 (serve.server)\nTensorFlow Library: {library}"
 
 
 def _set_up_logging() -> None:
@@ -208,36 +286,86 @@ def _set_up_logging() -> None:
 
 
 def _stop_on_signals() -> threading.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
     should_stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: should_stop.set())
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        should_stop.set()
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in numbers:
+        signal.signal(number, stop)
     return should_stop
 
 
-def _serve(flags: argparse.Namespace, should_stop: threading.Event) -> None:
-    server = LocalServer(
-        flags.model_name,
-        flags.model_base_path,
-        grpc_port=flags.port or None,
-        rest_port=flags.rest_api_port or None,
-        poll_seconds=flags.file_system_poll_wait_seconds,
-    )
+def allow_many_connections() -> None:
+    """Each is a file to the system, and the usual limit of 1,024 is soft."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # then it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _import_tensorflow_quietly() -> None:
+    """Imports TensorFlow; what its C++ part says of oneDNN and CUDA is shown only if that fails.
+
+    It says so before its log levels are in force, so TF_CPP_MIN_LOG_LEVEL does not silence it.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            said.seek(0)
+            os.write(terminal, said.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _serve(
+    server: LocalServer, configs: "Sequence[ModelConfig]", should_stop: threading.Event
+) -> None:
     try:
         server.start(should_stop)
         if not should_stop.is_set():
-            print(_ready_line(flags.model_name, server), flush=True)
+            print(_ready_line(server, [config.name for config in configs]), flush=True)
             should_stop.wait()
     finally:
+        log.info("stopping once running requests are done; a second signal ends them")
         server.stop()
 
 
-def _ready_line(model_name: str, server: LocalServer) -> str:
-    with server.store.borrow(model_name) as servable:
-        version = servable.version
+def _ready_line(server: LocalServer, names: Sequence[str]) -> str:
+    models = ", ".join(f"{name} {_versions_of(server, name)}" for name in names)
     grpc = server.grpc_address or "off"
-    rest = f"http://{server.rest_address}/v1/models/{model_name}" if server.rest_address else "off"
-    return f"serving {model_name} version {version}: gRPC {grpc}, REST {rest}"
+    rest = f"http://{server.rest_address}/v1/models" if server.rest_address else "off"
+    if server.rest_address and len(names) == 1:
+        rest += f"/{names[0]}"
+    return f"serving {models}: gRPC {grpc}, REST {rest}"
+
+
+def _versions_of(server: LocalServer, name: str) -> str:
+    statuses = server.store.status(name)
+    numbers = sorted(status.version for status in statuses if status.state.name == "AVAILABLE")
+    return f"version{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
+
+
+def _run() -> NoReturn:
+    """The process, which does not wait for the threads of requests that were cut off."""
+    status = 1
+    try:
+        status = main()
+    except Exception:
+        logging.exception("a bug")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _run()

@@ -48,6 +48,9 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 }
 REPEATED = {"allowed_batch_sizes"}
 
+LINE_END = "': "  # between the text of a wrong line and the reason, where a ParseError has both
+MAX_REASON_CHARACTERS = 300
+
 
 def _make_messages() -> dict[str, type[Message]]:
     file = descriptor_pb2.FileDescriptorProto(
@@ -107,5 +110,11 @@ def read_text_proto(path: Path, kind: type[Kind]) -> Kind:
 
 
 def _parse_error(path: Path, kind: type[Message], error: text_format.ParseError) -> ServingError:
+    """As protocol buffers say it in C++: LINE:COLUMN: reason, without the text of the line."""
+    reason = " ".join(str(error).split())
+    if error.GetLine() is not None:
+        reason = reason.removeprefix(f"{error.GetLine()}:{error.GetColumn()} : ")
+        reason = f"{error.GetLine()}:{error.GetColumn()}: {reason.rpartition(LINE_END)[2]}"
     name = kind.DESCRIPTOR.full_name
-    return invalid_argument(f"{path}: Error parsing text-format {name}: {error}")
+    reason = reason[:MAX_REASON_CHARACTERS]
+    return invalid_argument(f"{path}: Error parsing text-format {name}: {reason}")

@@ -6,6 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from rest_stand_in import OneModelStore
+
+from serve.errors import Code, ServingError
+from serve.metrics import Metrics
+from serve.rest_server import RestServer
 
 HALF = "/v1/models/half"
 
@@ -14,6 +19,26 @@ HALF = "/v1/models/half"
 def web(rest_address: str):
     with httpx.Client(base_url=f"http://{rest_address}") as client:
         yield client
+
+
+@pytest.fixture
+def one_model() -> OneModelStore:
+    return OneModelStore()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def stand_in(one_model: OneModelStore, metrics: Metrics):
+    """A server on a model in Python, with all that can be switched on."""
+    server = RestServer(one_model, metrics, 0, threads=2, cors=True, metrics_path=PAGE)
+    server.start()
+    with httpx.Client(base_url=f"http://{server.address}") as client:
+        yield client
+    server.stop()
 
 
 def predict(web: httpx.Client, body: Any, path: str = HALF, **kwargs: Any) -> httpx.Response:
@@ -89,9 +114,12 @@ def test_a_gzip_body_is_inflated(web: httpx.Client):
     assert response.json() == {"predictions": [2.5]}
     for broken in (b"no gzip", body[:-9]):
         response = web.post(f"{HALF}:predict", content=broken, headers=headers)
-        status, message = error_of(response)
-        assert status == 400
-        assert "gzip body" in message
+        assert error_of(response) == (400, "JSON Parse error: The document is empty")
+
+
+def test_answers_are_not_compressed(web: httpx.Client):
+    response = predict(web, {"instances": [1.0] * 1000}, headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in response.headers
 
 
 def test_a_large_body(web: httpx.Client):
@@ -158,11 +186,75 @@ def test_predict_of_what_is_not_there(web: httpx.Client, path: str, status: int,
     assert error_of(predict(web, {"instances": [1.0]}, path)) == (status, message)
 
 
-@pytest.mark.parametrize("verb", ["classify", "regress"])
-def test_verbs_to_come(web: httpx.Client, verb: str):
-    response = web.post(f"{HALF}:{verb}", content=b'{"examples": [{"x": 1.0}]}')
-    message = f"this local server does not answer :{verb} yet"
-    assert error_of(response) == (501, message)
+# --- classify and regress ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("classify", {"results": [[["a", 0.5]], [["a", 0.5]]]}),
+        ("regress", {"results": [0.5, 0.5]}),
+    ],
+)
+def test_examples(stand_in: httpx.Client, verb: str, body: dict):
+    pytest.importorskip("serve.examples")
+    content = json.dumps({"examples": [{"x": 1.0}, {"x": 2.0}]})
+    response = stand_in.post(f"{HALF}:{verb}", content=content)
+    assert response.json() == body
+    assert response.status_code == 200
+    assert error_of(stand_in.post(f"/v1/models/no:{verb}", content=content)) == (
+        404,
+        "Servable not found for request: Latest(no)",
+    )
+    assert error_of(stand_in.post(f"{HALF}:{verb}", content=b"")) == (
+        400,
+        "JSON Parse error: The document is empty",
+    )
+    assert stand_in.post(f"{HALF}:{verb}", content=b'{"examples": []}').status_code == 400
+
+
+# --- codes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (Code.INVALID_ARGUMENT, 400),
+        (Code.FAILED_PRECONDITION, 400),
+        (Code.OUT_OF_RANGE, 400),
+        (Code.UNAUTHENTICATED, 401),
+        (Code.PERMISSION_DENIED, 403),
+        (Code.NOT_FOUND, 404),
+        (Code.ALREADY_EXISTS, 409),
+        (Code.ABORTED, 409),
+        (Code.RESOURCE_EXHAUSTED, 429),
+        (Code.CANCELLED, 499),
+        (Code.UNKNOWN, 500),
+        (Code.INTERNAL, 500),
+        (Code.DATA_LOSS, 500),
+        (Code.UNIMPLEMENTED, 501),
+        (Code.UNAVAILABLE, 503),
+        (Code.DEADLINE_EXCEEDED, 504),
+    ],
+)
+def test_codes(
+    one_model: OneModelStore, metrics: Metrics, stand_in: httpx.Client, code: Code, status: int
+):
+    def fail() -> None:
+        raise ServingError(code, 'a "message"\nof two lines')
+
+    one_model.servable.behave = fail
+    response = predict(stand_in, {"instances": [1.0]})
+    assert error_of(response) == (status, 'a "message"\nof two lines')
+    assert metrics.request_count.value("half", code.name) == 1
+
+
+def test_a_bug_is_an_internal_error(
+    one_model: OneModelStore, stand_in: httpx.Client, caplog: pytest.LogCaptureFixture
+):
+    one_model.servable.behave = lambda: {}["bug"]
+    assert error_of(predict(stand_in, {"instances": [1.0]})) == (500, "KeyError('bug')")
+    assert "POST /v1/models/half:predict failed" in caplog.text
 
 
 # --- paths ---------------------------------------------------------------------------------
@@ -180,7 +272,9 @@ def test_verbs_to_come(web: httpx.Client, verb: str):
         ("GET", f"{HALF}/versions/one"),
         ("GET", f"{HALF}/"),
         ("GET", "/v1/other"),
-        ("OPTIONS", HALF),
+        ("GET", "/v1/"),
+        ("PATCH", HALF),
+        ("POST", f"{HALF}:predict?x=1"),
     ],
 )
 def test_malformed_requests(web: httpx.Client, method: str, path: str):
@@ -192,15 +286,75 @@ def test_head_is_malformed(web: httpx.Client):
 
 
 def test_options_of_a_browser(web: httpx.Client):
-    assert web.options(HALF, headers={"Origin": "https://example.org"}).status_code == 200
-    assert web.options(HALF, headers={"Origin": "null"}).status_code == 400
+    response = web.options(HALF, headers={"Origin": "https://example.org"})
+    assert (response.status_code, response.content) == (200, b"")
+    for headers in ({"Origin": "null"}, {}):
+        assert error_of(web.options(HALF, headers=headers)) == (
+            400,
+            "Origin header is missing in CORS preflight",
+        )
+
+
+def test_cors(web: httpx.Client, stand_in: httpx.Client):
+    expected = {
+        "access-control-allow-origin": "*",
+        "access-control-allow-methods": "POST, GET",
+        "access-control-allow-headers": "Content-Type",
+    }
+    for response in (
+        stand_in.options(HALF, headers={"Origin": "http://example.org"}),
+        stand_in.options(HALF),
+        stand_in.get(HALF),
+        stand_in.get("/v1/models/no"),
+        predict(stand_in, {"instances": [1.0]}),
+    ):
+        assert expected.items() <= response.headers.items()
+    assert not any(name.startswith("access-control") for name in web.get(HALF).headers)
+    assert not any(name.startswith("access-control") for name in stand_in.get("/").headers)
 
 
 def test_outside_of_the_api(web: httpx.Client):
     for path in ("/", "/v1", "/v2/models/half", "/monitoring/prometheus/metrics"):
         response = web.get(path)
         assert response.status_code == 404
-        assert response.headers["content-type"].startswith("text/plain")
+        assert response.headers["content-type"] == "text/html"
+        assert "<TITLE>404 Not Found</TITLE>" in response.text
+
+
+# --- metrics -------------------------------------------------------------------------------
+
+PAGE = "/monitoring/prometheus/metrics"
+
+
+def test_requests_are_counted(metrics: Metrics, stand_in: httpx.Client):
+    predict(stand_in, {"instances": [1.0]})
+    predict(stand_in, {"instances": ["text"]})
+    predict(stand_in, {"instances": [1.0]}, "/v1/models/no")
+    stand_in.get(HALF)
+    stand_in.get("/v1/nothing")
+    stand_in.get("/elsewhere")
+    response = stand_in.get(PAGE)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain"
+    name = ":tensorflow:serving:request_count"
+    counts = [line for line in response.text.splitlines() if line.startswith(name)]
+    assert counts == [
+        f'{name}{{model_name="",status="INVALID_ARGUMENT"}} 1',
+        f'{name}{{model_name="half",status="INVALID_ARGUMENT"}} 1',
+        f'{name}{{model_name="half",status="OK"}} 2',
+        f'{name}{{model_name="no",status="NOT_FOUND"}} 1',
+    ]
+    # Only what went well is timed; a status request is of no API.
+    assert metrics.request_latency.count("half", "predict", "REST") == 1
+    assert metrics.request_latency.count("half", "", "REST") == 1
+    assert "no" not in {labels["model_name"] for _, labels, _ in metrics.request_latency.samples()}
+
+
+def test_the_page_is_at_its_path_only(stand_in: httpx.Client):
+    response = stand_in.get(f"{PAGE}?x=1")
+    assert response.status_code == 400
+    assert response.text == f"Unexpected path: {PAGE}?x=1. Should be {PAGE}"
+    assert stand_in.get(f"{PAGE}/").status_code == 404
 
 
 # --- status and metadata -------------------------------------------------------------------
@@ -221,6 +375,18 @@ def test_status(web: httpx.Client, path: str):
     response = web.get(path)
     assert response.status_code == 200
     assert response.json() == HALF_STATUS
+
+
+def test_metadata_in_capitals_is_the_status(web: httpx.Client):
+    """The pattern of the path ignores case, the choice that follows does not."""
+    assert web.get(f"{HALF}/METADATA").json() == HALF_STATUS
+
+
+def test_a_query_is_part_of_the_name(web: httpx.Client):
+    assert error_of(web.get(f"{HALF}?x=1")) == (
+        404,
+        "Could not find any versions of model half?x=1",
+    )
 
 
 def test_status_of_what_is_not_there(web: httpx.Client):

@@ -1,0 +1,180 @@
+"""The port: its threads, its end, its addresses. The model is a stand-in."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from rest_stand_in import ANSWER, BODY, Client, OneModelStore, exchange, post, together
+
+from serve.http_connection import Limits
+from serve.metrics import Metrics
+from serve.rest_server import RestServer
+
+
+@pytest.fixture
+def store() -> OneModelStore:
+    return OneModelStore()
+
+
+@pytest.fixture
+def server(store: OneModelStore) -> Iterator[RestServer]:
+    server = RestServer(store, Metrics(), 0, threads=4)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_connection_is_kept(server: RestServer):
+    client = Client(server.address)
+    for _ in range(3):
+        client.send(post())
+        assert client.answer() == (200, ANSWER)
+    client.send(post(headers="Connection: close\r\n"))
+    assert client.answer() == (200, ANSWER)
+    assert client.is_closed()
+
+
+def test_http_1_0(server: RestServer):
+    request = post().replace(b"HTTP/1.1", b"HTTP/1.0")
+    client = Client(server.address)
+    client.send(request)
+    assert client.answer() == (200, ANSWER)
+    assert client.is_closed()
+    client = Client(server.address)
+    for _ in range(2):
+        client.send(request.replace(b"Host:", b"Connection: keep-alive\r\nHost:"))
+        assert client.answer() == (200, ANSWER)
+
+
+def test_the_headers_of_an_answer(server: RestServer):
+    client = Client(server.address)
+    client.send(post(headers="Connection: close\r\n"))
+    received = b""
+    while data := client.socket.recv(1000):
+        received += data
+    first, *headers = received.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    assert first == "HTTP/1.1 200 OK"
+    names = [header.partition(":")[0] for header in headers]
+    assert names == ["Content-Type", "Date", "Content-Length", "Connection"]
+    assert "Content-Type: application/json" in headers
+
+
+def test_expect_100_continue(server: RestServer):
+    client = Client(server.address)
+    client.send(post(b"", headers="Expect: 100-continue\r\n", length=len(BODY)))
+    assert client.answer() == (100, b"")
+    client.send(BODY)
+    assert client.answer() == (200, ANSWER)
+    assert exchange(server.address, post(headers="Expect: cake\r\n"))[0] == 417
+
+
+def test_requests_run_side_by_side(server: RestServer, store: OneModelStore):
+    """As many as there are threads: each waits for the others."""
+    barrier = threading.Barrier(4, timeout=10)
+    store.servable.behave = barrier.wait
+    assert together(4, lambda _: exchange(server.address, post())) == [(200, ANSWER)] * 4
+
+
+def test_the_status_waits_for_no_model(server: RestServer, store: OneModelStore):
+    """Three threads of four are in a model; the fourth answers, and the loop turns."""
+    is_done = threading.Event()
+    store.servable.behave = lambda: is_done.wait(10)
+    clients = [Client(server.address) for _ in range(3)]
+    for client in clients:
+        client.send(post())
+    status, _ = exchange(server.address, b"GET /v1/models/half HTTP/1.1\r\n\r\n")
+    is_done.set()
+    assert status == 200
+    assert [client.answer() for client in clients] == [(200, ANSWER)] * 3
+
+
+def test_stop_lets_running_requests_end(store: OneModelStore):
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def behave() -> None:
+        has_begun.set()
+        may_end.wait(10)
+
+    store.servable.behave = behave
+    server = RestServer(store, Metrics(), 0, threads=2)
+    server.start()
+    running, idle = Client(server.address), Client(server.address)
+    running.send(post())
+    assert has_begun.wait(10)
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    assert idle.is_closed()
+    with pytest.raises(ConnectionRefusedError):
+        Client(server.address)
+    assert stopping.is_alive()
+    may_end.set()
+    assert running.answer() == (200, ANSWER)
+    assert running.is_closed()
+    stopping.join(10)
+    assert not stopping.is_alive()
+
+
+def test_stop_receives_what_is_under_way(store: OneModelStore):
+    server = RestServer(store, Metrics(), 0, threads=2)
+    server.start()
+    late, never = Client(server.address), Client(server.address)
+    for client in (late, never):
+        client.send(post(b"", length=len(BODY)))
+    together(2, lambda _: exchange(server.address, post()))  # both halves are there by now
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    late.send(BODY)
+    assert late.answer() == (200, ANSWER)
+    assert never.is_closed()  # a second later
+    stopping.join(10)
+    assert not stopping.is_alive()
+
+
+def test_stop_leaves_no_thread_and_no_socket(store: OneModelStore):
+    before = set(threading.enumerate())
+    server = RestServer(store, Metrics(), 0, threads=3)
+    server.start()
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 6
+    assert exchange(server.address, post()) == (200, ANSWER)
+    server.stop()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    again = RestServer(store, Metrics(), int(server.address.rpartition(":")[2]))
+    again.stop()  # never started
+
+
+def test_a_port_in_use(server: RestServer, store: OneModelStore):
+    with pytest.raises(OSError, match="in use"):
+        RestServer(store, Metrics(), int(server.address.rpartition(":")[2]))
+
+
+def test_ipv6(store: OneModelStore):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = RestServer(store, Metrics(), 0, host="::1", threads=1)
+    server.start()
+    assert server.address.startswith("[::1]:")
+    assert exchange(server.address, post()) == (200, ANSWER)
+    server.stop()
+
+
+def test_the_timeout_goes_to_the_model(store: OneModelStore):
+    for timeout, expected in ((2.5, 2.5), (0.0, None)):
+        server = RestServer(store, Metrics(), 0, threads=1, timeout=timeout)
+        server.start()
+        exchange(server.address, post())
+        server.stop()
+        assert store.servable.timeouts[-1] == expected
+
+
+def test_the_limits_are_generous():
+    """As documented: a body of half a gigabyte, a minute for 64 kB, five minutes of silence."""
+    limits = Limits()
+    assert limits.body_bytes == 2**29
+    assert (limits.patience_seconds, limits.least_bytes) == (60, 2**16)
+    assert limits.idle_seconds == 300
