@@ -14,6 +14,7 @@ import yaml
 
 import train
 from serve.client import predict_grpc, predict_rest
+from serve.model_config import ModelConfig
 from serve.server import LocalServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,7 +134,7 @@ def test_server_answers_what_the_file_says(finished: Path, texts_of_test: list[s
     expected = probabilities(finished)
     rows = read_predictions(finished)
     base = finished / "export" / "moods"
-    with LocalServer("moods", base.resolve()) as server:
+    with LocalServer([ModelConfig("moods", base.resolve())]) as server:
         url = f"http://{server.rest_address}/v1/models/moods"
         by_rest = predict_rest(url, {"text": texts_of_test})
         by_grpc = predict_grpc(server.grpc_address, "moods", {"text": texts_of_test})
@@ -214,11 +215,13 @@ def test_pairs_and_masked_words(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert train.main([str(word) for word in words]) == 0
     metrics = json.loads((tmp_path / "words" / "metrics.json").read_text())
     assert metrics["test"]["perplexity"] == pytest.approx(np.exp(metrics["test"]["loss"]))
-    with LocalServer("pairs", (tmp_path / "pairs" / "export" / "pairs").resolve()) as server:
+    base = (tmp_path / "pairs" / "export" / "pairs").resolve()
+    with LocalServer([ModelConfig("pairs", base)]) as server:
         url = f"http://{server.rest_address}/v1/models/pairs"
         columns = {"text_a": ["the cat good"], "text_b": ["a dog"], "text_c": ["sat ."]}
         assert predict_rest(url, columns)["probabilities"].shape == (1, 2)
-    with LocalServer("words", (tmp_path / "words" / "export" / "words").resolve()) as server:
+    base = (tmp_path / "words" / "export" / "words").resolve()
+    with LocalServer([ModelConfig("words", base)]) as server:
         answers = predict_grpc(
             server.grpc_address, "words", {"text": ["the [MASK] sat [MASK]", "a cat"]}
         )

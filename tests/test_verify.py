@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from kbert.certificate import PLACE
 from kbert.verify import main
+from serve.model_config import ModelConfig
 from serve.server import LocalServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,7 @@ def path(exported_pairs) -> Path:
 
 @pytest.fixture(scope="module")
 def server(path: Path) -> Iterator[LocalServer]:
-    with LocalServer("pairs", path.parent, poll_seconds=0) as server:
+    with LocalServer([ModelConfig("pairs", path.parent)]) as server:
         yield server
 
 
@@ -103,7 +104,7 @@ def test_rest_and_grpc_hold(server: LocalServer, rest: str, path: Path, capsys) 
 
 def test_masked_words_hold(exported_words, capsys) -> None:
     base = exported_words[2].parent
-    with LocalServer("words", base, poll_seconds=0) as server:
+    with LocalServer([ModelConfig("words", base)]) as server:
         rest = f"http://{server.rest_address}/v1/models/words"
         assert main([rest, "--certificate", str(base)]) == 0
         assert main([f"grpc://{server.grpc_address}/words", "--certificate", str(base)]) == 0

@@ -15,6 +15,7 @@ from fidelity.claims import Claim, Finding, bounded, counted
 from kbert.answers import Comparison
 from kbert.certificate import PLACE, read_certificate
 from kbert.verify import main
+from serve.model_config import ModelConfig
 from serve.server import LocalServer
 
 FOLDER = tempfile.TemporaryDirectory(prefix="fidelity-export-")
@@ -72,7 +73,7 @@ def same_numbers(source: str) -> Finding:
 def same_from_servers() -> Finding:
     missed = 0
     for name, path in exports().items():
-        with LocalServer(name, path.parent, poll_seconds=0) as server:
+        with LocalServer([ModelConfig(name, path.parent)]) as server:
             rest, grpc = f"http://{server.rest_address}/v1/models", f"grpc://{server.grpc_address}"
             for url in (f"{rest}/{name}", f"{grpc}/{name}"):
                 with contextlib.redirect_stdout(io.StringIO()):
