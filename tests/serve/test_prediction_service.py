@@ -1,3 +1,4 @@
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -242,7 +243,11 @@ class Broken:
         (RuntimeError("\ud800"), ("INTERNAL", "RuntimeError('\\ud800')")),
     ],
 )
-def test_no_message_breaks_an_answer(error: Exception, status: tuple[str, str]):
+def test_no_message_breaks_an_answer(
+    error: Exception, status: tuple[str, str], caplog: pytest.LogCaptureFixture
+):
+    # half a surrogate pair in what is captured cannot be sent by pytest-xdist
+    caplog.set_level(logging.CRITICAL + 1, logger="serve.grpc_calls")
     metrics = Metrics()
     service = serving(PredictionService(Broken(error), metrics))
     for stub in service:
@@ -299,7 +304,7 @@ def test_the_deadline_becomes_the_time_out(enforce: bool):
         stub.Predict(request_of("any"))
     first, second = store.timeouts
     assert second is None
-    assert (40 < first <= 50) if enforce else first is None
+    assert (40 < first < 51) if enforce else first is None
 
 
 def test_metrics_of_requests(store: ModelStore):
