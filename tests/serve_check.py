@@ -266,8 +266,9 @@ def make_variant(exported: Path, folder: Path, variant: int) -> Path:
     labels = (exported / "assets" / "labels.txt").read_text(encoding="utf-8").splitlines()
     reader = tf.train.load_checkpoint(str(exported / "variables" / "variables"))
     tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    [bias] = [name for name, value in tensors.items() if np.shape(value) == (len(labels),)]
-    tensors[bias][variant % len(labels)] += SHIFT
+    for value in tensors.values():
+        if np.shape(value) == (len(labels),):  # the bias; Keras may write a variable twice
+            value[variant % len(labels)] += SHIFT
     shutil.rmtree(folder / "variables")
     (folder / "variables").mkdir()
     tf.raw_ops.SaveV2(
