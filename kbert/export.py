@@ -116,7 +116,7 @@ def _write(model: keras.Model, task: Task, signatures: dict[str, Signature], fol
 def _write_methods(saved_model: Path, signatures: dict[str, Signature]) -> None:
     """Name the method of each signature; TensorFlow calls them all "predict".
 
-    Servers look at it in MultiInference, and where they are told to in Classify.
+    Older servers, and others where they are told to, classify by no signature of that name.
     """
     path = saved_model / "saved_model.pb"
     content = saved_model_pb2.SavedModel.FromString(path.read_bytes())

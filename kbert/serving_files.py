@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf import text_format
-from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from kbert.errors import InputError
 from kbert.whole_files import written_whole
-
-ModelServerConfig = model_server_config_pb2.ModelServerConfig
-ModelConfig = model_server_config_pb2.ModelConfig
 
 NAME = "models.config"
 STABLE, CANARY = "stable", "canary"
@@ -37,9 +34,8 @@ def label_version(folder: Path, name: str, version: int) -> Path:
     """Put a version of a model into FOLDER/models.config.
 
     A model that is not in the file yet gets an entry in which both labels are this version. Of one
-    that is, the canary becomes this version if it is a newer one; if then the policy leaves out a
-    version that has a label, it becomes one that names those versions. An entry without a canary
-    stays as it is, and so does everything else, comments too.
+    that is, the canary becomes this version if it is a newer one, and the policy lets in what has
+    a label. An entry without a canary stays as it is, and so does everything else, comments too.
 
     Args:
         folder: Folder of the models, each with its versions in FOLDER/NAME/VERSION.
@@ -101,13 +97,18 @@ def _versions(folder: Path) -> list[int]:
 
 
 def _keep_labelled(entry: ModelConfig, versions: list[int]) -> None:
-    """See to it that every version that has a label, and is there, is loaded."""
+    """See to it that every version that has a label, and is there, is loaded.
+
+    `latest` stays `latest`: a running server takes a label only for a version that it has loaded,
+    and by `specific` it would load none before it has taken the labels.
+    """
     labelled = sorted(set(entry.version_labels.values()) & set(versions))
     policy = entry.model_version_policy
     choice = policy.WhichOneof("policy_choice") or "latest"
-    newest = versions[-(policy.latest.num_versions or 1) :]
-    if choice == "latest" and not set(labelled) <= set(newest):
-        policy.specific.versions[:] = labelled
+    if choice == "latest" and labelled:
+        needed = len(versions) - versions.index(labelled[0])
+        if needed > (policy.latest.num_versions or 1):
+            policy.latest.num_versions = needed
     elif choice == "specific":
         policy.specific.versions[:] = sorted({*policy.specific.versions, *labelled})
 

@@ -17,42 +17,32 @@ WANTED = "2.12"
 
 
 def graph_ops(saved_model: Path) -> set[str]:
-    """What a SavedModel's graph and functions are made of: OP, and OP.ATTRIBUTE where it is set.
+    """Names of all ops in a SavedModel's graph and functions.
 
-    TensorFlow leaves out attributes that have their default value when it saves a model.
+    Only ops are looked at: attributes that an op got later are passed over by an older TensorFlow.
     """
     content = saved_model_pb2.SavedModel()
     content.ParseFromString((saved_model / "saved_model.pb").read_bytes())
-    found: set[str] = set()
+    ops: set[str] = set()
     for meta_graph in content.meta_graphs:
         library = meta_graph.graph_def.library.function
         functions = {function.signature.name for function in library}
-        nodes = [meta_graph.graph_def.node, *(function.node_def for function in library)]
-        for node in (node for part in nodes for node in part if node.op not in functions):
-            found.add(node.op)
-            # those that begin with _ are notes, which any op may have
-            found |= {f"{node.op}.{name}" for name in node.attr if not name.startswith("_")}
-    return found
+        ops |= {node.op for node in meta_graph.graph_def.node}
+        for function in library:
+            ops |= {node.op for node in function.node_def}
+        ops -= functions
+    return ops
 
 
 def newer_ops(ops: Iterable[str]) -> dict[str, str | None]:
-    """Those of the ops that TF Serving 2.12 lacks, and the first that has each; None for none.
-
-    Args:
-        ops: OP or OP.ATTRIBUTE, as `graph_ops` gives them.
-    """
+    """Those of the ops that TF Serving 2.12 lacks, and the first that has each; None for none."""
     first = _first_versions()
-    # an attribute that is not in the list is as old as its op
-    found = {op: first.get(op, first.get(op.partition(".")[0])) for op in sorted(ops)}
+    found = {op: first.get(op) for op in sorted(ops)}
     return {op: version for op, version in found.items() if version != WANTED}
 
 
 def tf_serving_version(ops: Iterable[str]) -> str | None:
-    """The first TF Serving from which on all have the ops, such as "2.12"; None for none.
-
-    Args:
-        ops: OP or OP.ATTRIBUTE, as `graph_ops` gives them.
-    """
+    """The first TF Serving from which on all have the ops, such as "2.12"; None for none."""
     versions = [WANTED, *newer_ops(ops).values()]
     known = [version for version in versions if version is not None]
     return max(known, key=_as_numbers) if len(known) == len(versions) else None

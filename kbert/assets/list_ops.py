@@ -10,7 +10,6 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 # TF Serving -> the TensorFlow, and the TF Text, that its binary is made of
 SERVING = {
@@ -25,7 +24,7 @@ SERVING = {
     "2.20": ("2.20.0", "2.20.0"),
 }
 # TF Text 2.12.1 defines these, but the binaries that are made with it do not link them
-UNLINKED = {"2.12.1": ("TFText>RoundRobinTrim", "TFText>RoundRobinGenerateMasks")}
+UNLINKED = {"2.12.1": {"TFText>RoundRobinTrim", "TFText>RoundRobinGenerateMasks"}}
 
 
 class Buffer(ctypes.Structure):
@@ -39,21 +38,20 @@ class Buffer(ctypes.Structure):
 
 
 def main() -> None:
-    core: dict[str, dict[str, Any]] = {}
-    text: dict[str, dict[str, Any]] = {}
+    core: dict[str, set[str]] = {}
+    text: dict[str, set[str]] = {}
     for tensorflow, tf_text in SERVING.values():
         if tensorflow == tf_text:  # the ops of TF Text are those that it adds to its TensorFlow
             core[tensorflow], both = listed(tensorflow), listed(tensorflow, tf_text)
-            left_out = {*core[tensorflow], *UNLINKED.get(tf_text, ())}
-            text[tf_text] = {name: op for name, op in both.items() if name not in left_out}
+            text[tf_text] = both - core[tensorflow] - UNLINKED.get(tf_text, set())
         else:
             core[tensorflow] = listed(tensorflow)
     ops = {serving: core[first] | text[second] for serving, (first, second) in SERVING.items()}
     write(Path(__file__).with_name("tf_serving_ops.txt"), first_versions(ops))
 
 
-def listed(tensorflow: str, tf_text: str | None = None) -> dict[str, Any]:
-    """The ops that a TensorFlow registers, with those of a TF Text, by name."""
+def listed(tensorflow: str, tf_text: str | None = None) -> set[str]:
+    """Names of the ops that a TensorFlow registers, with those of a TF Text."""
     from tensorflow.core.framework import op_def_pb2  # brings this environment's TensorFlow along
 
     packages = [f"tensorflow-cpu=={tensorflow}", *([f"tensorflow-text=={tf_text}"] * bool(tf_text))]
@@ -62,7 +60,7 @@ def listed(tensorflow: str, tf_text: str | None = None) -> dict[str, Any]:
         subprocess.run([*pip, "--no-cache-dir", "--target", folder, *packages], check=True)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             content = process.submit(registered, folder).result()
-    return {op.name: op for op in op_def_pb2.OpList.FromString(content).op}
+    return {op.name for op in op_def_pb2.OpList.FromString(content).op}
 
 
 def registered(folder: str) -> bytes:
@@ -76,26 +74,19 @@ def registered(folder: str) -> bytes:
     return ctypes.string_at(buffer.data, buffer.length)
 
 
-def first_versions(ops: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """By TF Serving, what every TF Serving has from it on: ops, and attributes added to ops.
+def first_versions(ops: dict[str, set[str]]) -> dict[str, list[str]]:
+    """By TF Serving, the ops that it and all later ones have, and the one before it has not.
 
     Args:
-        ops: By TF Serving, the oldest first, its ops by name.
+        ops: By TF Serving, the oldest first, the names of its ops.
     """
-    have = [{name for op in found.values() for name in names(op)} for found in ops.values()]
-    first: dict[str, list[str]] = {}
-    for index, serving in enumerate(ops):
-        new = set.intersection(*have[index:]) - (have[index - 1] if index else set())
-        # an attribute that is as old as its op is not worth a line
-        first[serving] = sorted(
-            name for name in new if "." not in name or name.partition(".")[0] not in new
-        )
-    return first
-
-
-def names(op: Any) -> list[str]:
-    """OP, and OP.ATTRIBUTE for each of its attributes."""
-    return [op.name, *(f"{op.name}.{attribute.name}" for attribute in op.attr)]
+    have = list(ops.values())
+    lasting = [set.intersection(*have[index:]) for index in range(len(have))]
+    before = [set(), *lasting]
+    return {
+        serving: sorted(there - gone)
+        for serving, there, gone in zip(ops, lasting, before, strict=False)
+    }
 
 
 def write(path: Path, first: dict[str, list[str]]) -> None:
