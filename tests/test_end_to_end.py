@@ -17,6 +17,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 import train
+from kbert.warmup import WARMUP_PLACE
 from serve.client import predict_grpc, predict_rest
 from serve.server import LocalServer
 
@@ -97,7 +98,7 @@ def test_the_export_warms_a_server_up(finished: Path, tiny_csv: Path) -> None:
         texts = {row["text"].encode() for row in csv.DictReader(file)}
     extra = finished / "export" / "moods" / "7" / "assets.extra"
     assert json.loads((extra / "parity.json").read_text())["tf_serving"] == "2.12"
-    records = tf.data.TFRecordDataset(str(extra / "tf_serving_warmup_requests"))
+    records = tf.data.TFRecordDataset(str(extra / WARMUP_PLACE.name))
     logs = [PredictionLog.FromString(record) for record in records.as_numpy_iterator()]
     requests = [log.predict_log.request for log in logs]
     assert [request.model_spec.name for request in requests] == ["moods"] * 8
@@ -248,12 +249,15 @@ def test_pairs_and_masked_words(tiny_checkpoint: Path, tmp_path: Path) -> None:
     common = ["--data.max_length", "12", "--data.cache_dir", tmp_path / "cache",
               "--model.checkpoint", tiny_checkpoint, "--smoke"]  # fmt: skip
     words = ["--data.train", table, "--data.text_column", "[first, second, third]",
-             "--output", tmp_path / "pairs", *common]  # fmt: skip
+             "--output", tmp_path / "pairs", "--export.warmup", "false", *common]  # fmt: skip
     assert train.main([str(word) for word in words]) == 0
+    exports = {name: tmp_path / name / "export" / name / "1" for name in ("pairs", "words")}
+    assert not (exports["pairs"] / WARMUP_PLACE).exists()
     lines = tmp_path / "lines.txt"
     lines.write_text("\n".join(f"the {animal} sat ." for animal in ["cat", "dog"] * 20))
     words = ["--task", "masked_lm", "--data.train", lines, "--output", tmp_path / "words", *common]
     assert train.main([str(word) for word in words]) == 0
+    assert (exports["words"] / WARMUP_PLACE).exists()
     metrics = json.loads((tmp_path / "words" / "metrics.json").read_text())
     assert metrics["test"]["perplexity"] == pytest.approx(np.exp(metrics["test"]["loss"]))
     with LocalServer("pairs", (tmp_path / "pairs" / "export" / "pairs").resolve()) as server:
