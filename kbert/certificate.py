@@ -39,6 +39,8 @@ class Certificate:
     """By who answered: python, saved_model and, where it is installed, huggingface."""
     huggingface: str
     """transformers' class that answered, or why none did."""
+    tf_serving: str | None = None
+    """First TF Serving that has all ops of the SavedModel; None where that was not looked at."""
 
     def compare(self, answers: Answers, source: str, *, bound: float) -> Comparison:
         """How answers to the probes compare with those of one of the sources."""
@@ -147,6 +149,7 @@ def _head(certificate: Certificate) -> dict[str, Any]:
         "huggingface": certificate.huggingface if "huggingface" in compared else None,
         "huggingface_missing": None if "huggingface" in compared else certificate.huggingface,
         "versions": certificate.versions,
+        "tf_serving": certificate.tf_serving,
         "outputs": {
             name: _describe(name, array, certificate, compared)
             for name, array in sorted(certificate.answers["python"].outputs.items())
@@ -234,6 +237,7 @@ def _from_json(content: dict[str, Any]) -> Certificate:
             if source in probes[0]
         },
         huggingface=content["huggingface"] or content["huggingface_missing"],
+        tf_serving=content.get("tf_serving"),  # exports did not say it at first
     )
 
 

@@ -295,6 +295,9 @@ class ExportOptions:
     """Name of the served model; by default the name of the output folder."""
     version: int = 1
     """Version number of the served model."""
+    warmup: bool = True
+    """Put four texts of the training data into the export, for TF Serving to answer before it takes
+    requests; false where the texts must not be handed on."""
     huggingface: bool = False
     """Write OUTPUT/huggingface too: a checkpoint that transformers opens, by PyTorch and by
     TensorFlow (TFBert*.from_pretrained(..., use_safetensors=False))."""

@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
 import shutil
 import tempfile
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from kbert.certificate import PLACE, write_certificate
 from kbert.certify import ExportError, certify
 from kbert.errors import InputError
 from kbert.lineage import LINEAGE_PLACE, write_lineage
+from kbert.serving_ops import WANTED, graph_ops, newer_ops, newest_listed, tf_serving_version
 from kbert.tasks.task import Signature, Task
+from kbert.warmup import WARMUP_PLACE, write_warmup
+from kbert.whole_files import written_whole
+
+logger = logging.getLogger(__name__)
 
 
 def export(
-    model: keras.Model, task: Task, folder: Path, *, version: int, lineage: dict[str, Any]
+    model: keras.Model,
+    task: Task,
+    folder: Path,
+    *,
+    version: int,
+    lineage: dict[str, Any],
+    warmup: Sequence[Mapping[str, str]] = (),
 ) -> Path:
     """Write FOLDER/VERSION, which appears only once it has passed its checks.
 
-    What it answered to the probe texts stands in its assets.extra/parity.json, what made it in
-    assets.extra/lineage.json.
+    What it answered to the probe texts, and from which TF Serving on it loads, stands in its
+    assets.extra/parity.json, what made it in assets.extra/lineage.json.
 
     Args:
         model: Model of the task in float32.
         task: Brings the signatures.
-        folder: The served model's base path.
+        folder: The served model's base path, whose name is the model's.
         version: Its version number.
         lineage: What made the model: `kbert.lineage.lineage`.
+        warmup: Inputs for a server to warm up by: `kbert.warmup.warmup_rows`; () for none.
 
     Returns:
         The version's folder.
 
     Raises:
         InputError: the version is there already.
-        ExportError: an op that TF Serving 2.12 does not have, or answers that differ from those
-            in Python or from HuggingFace's.
+        ExportError: an op that no TF Serving has, a warm-up request that fails, or answers that
+            differ from those in Python or from HuggingFace's.
     """
     target = folder / str(version)
     if target.exists():
@@ -52,8 +67,11 @@ def export(
     try:
         _write(model, task, task.signatures(model), beside)
         write_lineage(beside / LINEAGE_PLACE, lineage)
-        check_ops(beside)
-        write_certificate(beside / PLACE, certify(beside, model, task))
+        if warmup:
+            write_warmup(beside / WARMUP_PLACE, folder.name, warmup)
+        tf_serving = check_ops(beside)
+        certificate = dataclasses.replace(certify(beside, model, task), tf_serving=tf_serving)
+        write_certificate(beside / PLACE, certificate)
         os.chmod(beside, 0o755)
         beside.rename(target)
     finally:
@@ -61,31 +79,24 @@ def export(
     return target
 
 
-def check_ops(saved_model: Path) -> None:
-    """Refuse ops that TensorFlow 2.12.1 with TF Text 2.12.1 (TF Serving 2.12 to 2.19) lacks.
+def check_ops(saved_model: Path) -> str:
+    """From which TF Serving on a SavedModel loads; a warning if that is a later one than 2.12.
 
     Raises:
-        ExportError: naming them.
+        ExportError: it has ops that no TF Serving has, naming them.
     """
-    listing = resources.files("kbert.assets").joinpath("ops_2_12.txt").read_text("utf-8")
-    unknown = sorted(graph_ops(saved_model) - set(listing.split()))
-    if unknown:
-        raise ExportError(f"{saved_model}: TF Serving 2.12 has no op {', '.join(unknown)}.")
-
-
-def graph_ops(saved_model: Path) -> set[str]:
-    """Names of all ops in a SavedModel's graph and functions."""
-    content = saved_model_pb2.SavedModel()
-    content.ParseFromString((saved_model / "saved_model.pb").read_bytes())
-    ops: set[str] = set()
-    for meta_graph in content.meta_graphs:
-        library = meta_graph.graph_def.library.function
-        functions = {function.signature.name for function in library}
-        ops |= {node.op for node in meta_graph.graph_def.node}
-        for function in library:
-            ops |= {node.op for node in function.node_def}
-        ops -= functions
-    return ops
+    ops = graph_ops(saved_model)
+    newer = newer_ops(ops)
+    version = tf_serving_version(ops)
+    if version is None:
+        unknown = ", ".join(op for op, first in newer.items() if first is None)
+        raise ExportError(
+            f"{saved_model}: no TF Serving from {WANTED} to {newest_listed()} has {unknown}."
+        )
+    if newer:
+        named = ", ".join(f"{op} ({first})" for op, first in newer.items())
+        logger.warning("the export needs TF Serving %s or later: %s", version, named)
+    return version
 
 
 def _write(model: keras.Model, task: Task, signatures: dict[str, Signature], folder: Path) -> None:
@@ -95,7 +106,24 @@ def _write(model: keras.Model, task: Task, signatures: dict[str, Signature], fol
         specs = [tf.TensorSpec([None], tf.string, name=key) for key in signature.inputs]
         archive.add_endpoint(name, signature.function, input_signature=specs)
     archive.write_out(str(folder), verbose=False)
+    _write_methods(folder, signatures)
     if task.labels:
         lines = "".join(f"{label}\n" for label in task.labels)
         (folder / "assets").mkdir(exist_ok=True)
         (folder / "assets" / "labels.txt").write_text(lines, encoding="utf-8")
+
+
+def _write_methods(saved_model: Path, signatures: dict[str, Signature]) -> None:
+    """Name the method of each signature; TensorFlow calls them all "predict".
+
+    Older servers, and others where they are told to, classify by no signature of that name.
+    """
+    path = saved_model / "saved_model.pb"
+    content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for meta_graph in content.meta_graphs:
+        for name, signature in signatures.items():
+            method = f"tensorflow/serving/{signature.method}"
+            meta_graph.signature_def[name].method_name = method
+    with written_whole(path) as beside:
+        beside.write_bytes(content.SerializeToString(deterministic=True))
+    write_fingerprint(str(saved_model))  # fingerprint.pb holds digests of that file

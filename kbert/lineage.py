@@ -57,6 +57,7 @@ LEFT_OUT = (
     "export.enabled",
     "export.name",
     "export.version",
+    "export.warmup",
     "export.huggingface",
 )
 CHUNK = 1 << 20  # bytes

@@ -25,6 +25,7 @@ from kbert.analysis import analyse, measured_split, write_analysis
 from kbert.attribution import METHOD, explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.calibration import fit_temperature
+from kbert.certificate import PLACE, read_certificate
 from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
 from kbert.errors import NO_ROOM, InputError
 from kbert.evaluation import appraise, collect, write_predictions
@@ -37,8 +38,10 @@ from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
 from kbert.search_space import Dimension, hyperparameters, read_space, with_values
+from kbert.serving_files import label_version
 from kbert.terminal import print_table, trials_table
 from kbert.training import Diverged, Interrupted, Progress, load_weights, save_weights
+from kbert.warmup import warmup_rows
 from kbert.whole_files import written_whole
 from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
 
@@ -372,14 +375,19 @@ def _export(materials: Materials, config: Config, trained: Trained, folder: Path
     if config.export.enabled:
         base = (folder / "export" / config.export_name).resolve()
         if not (base / str(config.export.version)).exists():
+            train = experiment.splits["train"]
             exported = export(
                 trained.model,
                 experiment.task,
                 base,
                 version=config.export.version,
                 lineage=_lineage(materials, trained),
+                warmup=warmup_rows(train, experiment.task) if config.export.warmup else (),
             )
             print(f"exported, and answered as the model does in a fresh process: {exported}")
+            tf_serving = read_certificate(exported / PLACE).tf_serving
+            print(f"it loads in TF Serving {tf_serving} and later")
+        label_version(base.parent, config.export_name, config.export.version)
     if config.export.huggingface:
         _save_for_huggingface(trained.model, experiment.task, folder / "huggingface")
 

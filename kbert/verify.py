@@ -168,6 +168,8 @@ def _report(certificate: Certificate, compared: dict[str, Comparison], bound: fl
         print(_line(_verdict(ids), _verdict(values), *figures, shown))
     if "huggingface" not in compared:
         print(f"HuggingFace did not answer at the export: {certificate.huggingface}")
+    if certificate.tf_serving is not None:
+        print(f"the export loads in TF Serving {certificate.tf_serving} and later")
     problems = [
         f"; compared with {source}, {problem}"
         for source, found in compared.items()

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
+from google.protobuf import text_format
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 import train
+from kbert.warmup import WARMUP_PLACE
 from serve.client import predict_grpc, predict_rest
 from serve.model_config import ModelConfig
 from serve.server import LocalServer
@@ -89,6 +94,28 @@ def test_folder_of_a_finished_run(finished: Path) -> None:
     assert labels == "negative\npositive\n"
 
 
+def test_the_export_warms_a_server_up(finished: Path, tiny_csv: Path) -> None:
+    with tiny_csv.open(encoding="utf-8", newline="") as file:
+        texts = {row["text"].encode() for row in csv.DictReader(file)}
+    extra = finished / "export" / "moods" / "7" / "assets.extra"
+    assert json.loads((extra / "parity.json").read_text())["tf_serving"] == "2.12"
+    records = tf.data.TFRecordDataset(str(extra / WARMUP_PLACE.name))
+    logs = [PredictionLog.FromString(record) for record in records.as_numpy_iterator()]
+    requests = [log.predict_log.request for log in logs]
+    assert [request.model_spec.name for request in requests] == ["moods"] * 8
+    sent = [tf.make_ndarray(request.inputs["text"]).tolist() for request in requests]
+    assert [len(batch) for batch in sent] == [1] * 4 + [32] * 4
+    assert {text for batch in sent for text in batch} <= texts
+
+
+def test_models_config_has_the_model(finished: Path) -> None:
+    path = finished / "export" / "models.config"
+    config = text_format.Parse(path.read_text(encoding="utf-8"), ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path) == ("moods", "/models/moods")
+    assert dict(model.version_labels) == {"stable": 7, "canary": 7}
+
+
 def test_metrics_are_those_of_the_predictions(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     assert set(metrics) == {"search", "validation", "test", "train"}
@@ -150,19 +177,35 @@ def test_server_answers_what_the_file_says(finished: Path, texts_of_test: list[s
 def test_old_tensorflow_answers_the_same(
     finished: Path, texts_of_test: list[str], tmp_path: Path
 ) -> None:
+    """It answers the warm-up requests too, and serialised tf.train.Example by classify."""
     if not OLD_PYTHON.exists():
         pytest.skip("no environment of TensorFlow 2.12.1 (.venv-tf212): `make test` makes it")
-    inputs, outputs = tmp_path / "inputs.json", tmp_path / "outputs.npz"
-    inputs.write_text(json.dumps({"text": texts_of_test}), encoding="utf-8")
-    script = ROOT / "kbert" / "session_check.py"
-    model = finished / "export" / "moods" / "7"
-    subprocess.run(
-        [str(OLD_PYTHON), str(script), str(model), str(inputs), str(outputs)],
-        check=True,
-        capture_output=True,
-    )
-    with np.load(outputs) as answers:
-        np.testing.assert_allclose(answers["probabilities"], probabilities(finished), atol=1e-5)
+    examples = [
+        tf.train.Example(
+            features=tf.train.Features(
+                feature={"text": tf.train.Feature(bytes_list={"value": [text.encode()]})}
+            )
+        )
+        for text in texts_of_test
+    ]
+    serialised = [example.SerializeToString().decode() for example in examples]  # short: ASCII
+    answers = ask_old_tensorflow(finished, {"text": texts_of_test}, tmp_path)
+    np.testing.assert_allclose(answers["probabilities"], probabilities(finished), atol=1e-5)
+    answers = ask_old_tensorflow(finished, {"inputs": serialised}, tmp_path, "classify")
+    np.testing.assert_allclose(answers["scores"], probabilities(finished), atol=1e-5)
+    assert answers["classes"].tolist() == [[b"negative", b"positive"]] * len(examples)
+
+
+def ask_old_tensorflow(
+    run: Path, inputs: dict[str, list[str]], folder: Path, *signature: str
+) -> dict[str, np.ndarray]:
+    inputs_file, outputs_file = folder / "inputs.json", folder / "outputs.npz"
+    inputs_file.write_text(json.dumps(inputs), encoding="utf-8")
+    script, model = ROOT / "kbert" / "session_check.py", run / "export" / "moods" / "7"
+    command = [OLD_PYTHON, script, model, inputs_file, outputs_file, *signature]
+    subprocess.run(command, check=True, capture_output=True)
+    with np.load(outputs_file) as answers:
+        return dict(answers)
 
 
 def test_transformers_answers_the_same(finished: Path, texts_of_test: list[str]) -> None:
@@ -207,12 +250,15 @@ def test_pairs_and_masked_words(tiny_checkpoint: Path, tmp_path: Path) -> None:
     common = ["--data.max_length", "12", "--data.cache_dir", tmp_path / "cache",
               "--model.checkpoint", tiny_checkpoint, "--smoke"]  # fmt: skip
     words = ["--data.train", table, "--data.text_column", "[first, second, third]",
-             "--output", tmp_path / "pairs", *common]  # fmt: skip
+             "--output", tmp_path / "pairs", "--export.warmup", "false", *common]  # fmt: skip
     assert train.main([str(word) for word in words]) == 0
+    exports = {name: tmp_path / name / "export" / name / "1" for name in ("pairs", "words")}
+    assert not (exports["pairs"] / WARMUP_PLACE).exists()
     lines = tmp_path / "lines.txt"
     lines.write_text("\n".join(f"the {animal} sat ." for animal in ["cat", "dog"] * 20))
     words = ["--task", "masked_lm", "--data.train", lines, "--output", tmp_path / "words", *common]
     assert train.main([str(word) for word in words]) == 0
+    assert (exports["words"] / WARMUP_PLACE).exists()
     metrics = json.loads((tmp_path / "words" / "metrics.json").read_text())
     assert metrics["test"]["perplexity"] == pytest.approx(np.exp(metrics["test"]["loss"]))
     base = (tmp_path / "pairs" / "export" / "pairs").resolve()

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from kbert.certificate import PLACE, read_certificate
+from kbert.certify import PROBES
 from kbert.errors import InputError
-from kbert.export import ExportError, check_ops, export, graph_ops
+from kbert.export import ExportError, check_ops, export
+from kbert.fresh_process import ProcessError, saved_model_answers
+from kbert.serving_ops import graph_ops
+from kbert.warmup import WARMUP_PLACE, write_warmup
 
 
 def test_only_the_version_is_there(exported_pairs) -> None:
@@ -29,18 +38,108 @@ def test_it_carries_its_lineage(exported_pairs, tiny_checkpoint: Path) -> None:
     assert text == json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def test_ops_are_those_of_old_tf_serving(exported_pairs) -> None:
+def signature_defs(path: Path) -> dict:
+    content = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    return dict(content.meta_graphs[0].signature_def)
+
+
+def run(path: Path, signature: str, inputs: dict[str, list]) -> dict[str, np.ndarray]:
+    """What a signature answers in a session, as TF Serving runs it."""
+    definition = signature_defs(path)[signature]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
+        fetches = {name: tensor.name for name, tensor in definition.outputs.items()}
+        feeds = {definition.inputs[name].name: values for name, values in inputs.items()}
+        return session.run(fetches, feeds)
+
+
+def example(**features: str) -> bytes:
+    message = tf.train.Example()
+    for name, text in features.items():
+        message.features.feature[name].bytes_list.value.append(text.encode())
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize("exported", ["exported_pairs", "exported_words"])
+def test_it_loads_in_old_tf_serving(exported: str, request: pytest.FixtureRequest, caplog) -> None:
+    _, _, path = request.getfixturevalue(exported)
+    assert {"FastWordpieceTokenizeWithOffsets", "MatMul"} <= graph_ops(path)
+    with caplog.at_level(logging.WARNING, logger="kbert.export"):
+        assert check_ops(path) == "2.12"
+    assert [record for record in caplog.records if record.name == "kbert.export"] == []
+    assert read_certificate(path / PLACE).tf_serving == "2.12"
+
+
+def test_newer_ops_are_a_warning(exported_pairs, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     _, _, path = exported_pairs
-    ops = graph_ops(path)
-    assert {"FastWordpieceTokenizeWithOffsets", "MatMul"} <= ops
-    check_ops(path)
+    monkeypatch.setattr("kbert.export.graph_ops", lambda _: {"MatMul", "TFText>RoundRobinTrim"})
+    assert check_ops(path) == "2.20"
+    assert caplog.messages == [
+        "the export needs TF Serving 2.20 or later: TFText>RoundRobinTrim (2.20)"
+    ]
 
 
 def test_an_unknown_op_is_named(exported_pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, path = exported_pairs
-    monkeypatch.setattr("kbert.export.graph_ops", lambda _: {"MatMul", "NewFancyOp"})
-    with pytest.raises(ExportError, match="TF Serving 2.12 has no op NewFancyOp"):
+    ops = {"MatMul", "NewFancyOp", "TFText>RoundRobinTrim"}
+    monkeypatch.setattr("kbert.export.graph_ops", lambda _: ops)
+    with pytest.raises(ExportError, match=r"no TF Serving from 2.12 to 2.20 has NewFancyOp\."):
         check_ops(path)
+
+
+def test_methods_are_named_and_the_fingerprint_is_of_the_file(
+    exported_pairs, exported_words, tmp_path: Path
+) -> None:
+    _, _, path = exported_pairs
+    methods = {name: found.method_name for name, found in signature_defs(path).items()}
+    assert methods["serving_default"] == methods["preprocess"] == "tensorflow/serving/predict"
+    assert methods["classify"] == "tensorflow/serving/classify"
+    assert "classify" not in signature_defs(exported_words[2])
+    found = tf.saved_model.experimental.read_fingerprint(str(path))
+    copy = shutil.copytree(path, tmp_path / "copy")
+    content = saved_model_pb2.SavedModel.FromString((copy / "saved_model.pb").read_bytes())
+    content.meta_graphs[0].signature_def["classify"].method_name = "tensorflow/serving/predict"
+    (copy / "saved_model.pb").write_bytes(content.SerializeToString(deterministic=True))
+    from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
+
+    write_fingerprint(str(copy))
+    other = tf.saved_model.experimental.read_fingerprint(str(copy))
+    assert found.saved_model_checksum != other.saved_model_checksum
+    write_fingerprint(str(shutil.copytree(path, tmp_path / "same")))
+    same = tf.saved_model.experimental.read_fingerprint(str(tmp_path / "same"))
+    assert found.saved_model_checksum == same.saved_model_checksum
+
+
+def test_classify_gives_the_probabilities_of_all_classes(exported_pairs) -> None:
+    _, _, path = exported_pairs
+    texts = {"text_a": list(PROBES), "text_b": [*PROBES[1:], PROBES[0]]}
+    served = run(path, "serving_default", texts)
+    examples = [example(text_a=a, text_b=b) for a, b in zip(*texts.values(), strict=True)]
+    answers = run(path, "classify", {"inputs": examples})
+    np.testing.assert_array_equal(answers["scores"], served["probabilities"])
+    assert answers["scores"].dtype == np.float32
+    expected = [[b"no", b"yes", "好".encode()]] * len(PROBES)
+    assert answers["classes"].tolist() == expected
+    best = answers["scores"].argmax(axis=-1)
+    rows = np.arange(len(PROBES))
+    assert answers["classes"][rows, best].tolist() == served["label"].tolist()
+    assert run(path, "classify", {"inputs": []})["classes"].shape == (0, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="text_b.*is required"):
+        run(path, "classify", {"inputs": [example(text_a="cat")]})
+
+
+def test_warm_up_requests_are_replayed(exported_pairs, tmp_path: Path) -> None:
+    _, _, path = exported_pairs
+    inputs = {"text_a": ["the cat"], "text_b": ["a dog"]}
+    copy = shutil.copytree(path, tmp_path / "1")
+    write_warmup(copy / WARMUP_PLACE, "pairs", [{"text_a": "the cat", "text_b": "好"}])
+    assert saved_model_answers(copy, inputs).outputs["label"].shape == (1,)
+    write_warmup(copy / WARMUP_PLACE, "pairs", [{"text_a": "the cat", "text": "好"}])
+    with pytest.raises(ProcessError):
+        saved_model_answers(copy, inputs)
+    (copy / WARMUP_PLACE).write_bytes(b"these are not records" * 9)
+    with pytest.raises(ProcessError, match="DataLoss"):
+        saved_model_answers(copy, inputs)
 
 
 def test_a_version_is_not_overwritten(exported_pairs) -> None:

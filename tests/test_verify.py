@@ -74,11 +74,12 @@ def replace_bias(path: Path, added: float) -> None:
 
 def test_a_run_holds(path: Path, capsys) -> None:
     assert main([str(path.parents[2])]) == 0
-    *rows, summary = capsys.readouterr().out.splitlines()
+    *rows, loads, summary = capsys.readouterr().out.splitlines()
     assert rows[0].split() == ["ids", "values", "python", "saved_model", "huggingface", "probe"]
     assert len(rows) == 1 + 32
     assert all(row.split()[:2] == ["same", "same"] for row in rows[1:])
     assert summary.startswith("32 probes, largest difference ")
+    assert loads == "the export loads in TF Serving 2.12 and later"
     assert summary.endswith(", bound 1e-05: holds")
 
 
@@ -99,7 +100,7 @@ def test_rest_and_grpc_hold(server: LocalServer, rest: str, path: Path, capsys) 
     assert main([f"{rest}/versions/3/", "--certificate", str(path / PLACE)]) == 0
     assert main([f"grpc://{server.grpc_address}/pairs", "--certificate", base]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.endswith("holds")] == lines[33::34]
+    assert [line for line in lines if line.endswith("holds")] == lines[34::35]
 
 
 def test_masked_words_hold(exported_words, capsys) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -119,22 +119,41 @@ class Classification:
         return columns
 
     def signatures(self, model: keras.Model) -> dict[str, Signature]:
-        """serving_default: text (or text_a, text_b ...) to label, probabilities, logits."""
+        """serving_default: text (or text_a, text_b ...) to label, probabilities, logits.
 
-        @tf.function  # so that both signatures share one graph of it
+        classify: the same texts as features of tf.train.Example, to all classes and their scores.
+        """
+
+        @tf.function  # so that all signatures share one graph of it
         def preprocess(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
             return self.packer(self.encode(list(texts)))
 
+        @tf.function
+        def answer(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._answers(model(preprocess(*texts), training=False))
+
         def serve(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
-            answers = self._answers(model(preprocess(*texts), training=False))
+            answers = answer(*texts)
             names = tf.constant(self.labels)
             return {"label": tf.gather(names, answers["label_index"]), **answers}
+
+        def classify(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+            features = dict.fromkeys(self.inputs, tf.io.FixedLenFeature([], tf.string))
+            texts = tf.io.parse_example(examples, features)
+            scores = answer(*(texts[name] for name in self.inputs))["probabilities"]
+            classes = tf.broadcast_to(tf.constant(self.labels), tf.shape(scores))
+            return {"classes": classes, "scores": scores}
 
         ranked_by = {"label": "logits", "label_index": "logits"}
         return {
             "serving_default": Signature(self.inputs, serve, ranked_by),
             "preprocess": Signature(self.inputs, preprocess),
+            "classify": Signature(("inputs",), classify, method="classify"),
         }
+
+    def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+        """Each column is an input."""
+        return {name: list(texts) for name, texts in zip(self.inputs, columns, strict=True)}
 
     def reference(self) -> Reference:
         """BertForSequenceClassification."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -150,6 +150,11 @@ class MaskedLM:
             "serving_default": Signature(("text",), serve, ranked_by),
             "preprocess": Signature(("text",), preprocess),
         }
+
+    def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+        """The columns joined by a space, and a [MASK] in front, where it is never truncated."""
+        mask = self.tokenizer.vocabulary[self.tokenizer.mask_token_id]
+        return {"text": [" ".join([mask, *texts]) for texts in zip(*columns, strict=True)]}
 
     def reference(self) -> Reference:
         """BertForMaskedLM."""

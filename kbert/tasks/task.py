@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import keras
 import numpy as np
@@ -26,6 +26,9 @@ class Signature:
     """Output of strings or whole numbers -> float output whose largest values choose it: (..., n)
     for one chosen value (...), or the falling values of the same shape for n chosen ones. Where
     they tie within rounding, either value is right."""
+    method: Literal["predict", "classify", "regress"] = "predict"
+    """Which of TF Serving's calls it answers. Classify and Regress want one input, `inputs`, of
+    serialised tf.train.Example, and the outputs `classes` and `scores`, or `outputs`."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,14 @@ class Task(Protocol):
 
         "serving_default" answers; "preprocess" takes the same inputs and gives the token_ids,
         segment_ids and padding_mask, int32 (batch, length), that they become on the way.
+        """
+        ...
+
+    def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+        """What a client sends for rows of the data: inputs of "serving_default" by name.
+
+        Args:
+            columns: The text columns, each a text a row.
         """
         ...
 

@@ -84,3 +84,11 @@ def test_predictions_have_nine_digits(make) -> None:
 
 def test_nothing_is_scored_without_labels(make) -> None:
     assert make().score({}, None) == {}
+
+
+def test_requests_have_the_columns(make) -> None:
+    task = make("--data.text_column", "[a, b]")
+    assert task.requests([["the cat", "sat"], ["dog", ""]]) == {
+        "text_a": ["the cat", "sat"],
+        "text_b": ["dog", ""],
+    }

@@ -104,3 +104,8 @@ def test_score_is_a_mean_over_pieces(task: MaskedLM) -> None:
     assert metrics["loss"] == pytest.approx(7 / 4)
     assert metrics["perplexity"] == pytest.approx(np.exp(7 / 4))
     assert metrics["accuracy"] == pytest.approx(0.5)
+
+
+def test_requests_have_a_mask(task: MaskedLM) -> None:
+    columns = [["the cat", "好" * 50], ["sat", ""]]
+    assert task.requests(columns) == {"text": ["[MASK] the cat sat", f"[MASK] {'好' * 50} "]}
