@@ -65,7 +65,7 @@ def export(
     # not a number: a server that watches the folder passes it over
     beside = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
     try:
-        _write(model, task, task.signatures(model), beside)
+        _write(task, task.signatures(model), beside)
         write_lineage(beside / LINEAGE_PLACE, lineage)
         if warmup:
             write_warmup(beside / WARMUP_PLACE, folder.name, warmup)
@@ -99,9 +99,10 @@ def check_ops(saved_model: Path) -> str:
     return version
 
 
-def _write(model: keras.Model, task: Task, signatures: dict[str, Signature], folder: Path) -> None:
+def _write(task: Task, signatures: dict[str, Signature], folder: Path) -> None:
+    # Not archive.track(model): the archive finds the variables that the signatures use by itself,
+    # and writes what is tracked too a second time, which doubles the file and a server's memory.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     for name, signature in signatures.items():
         specs = [tf.TensorSpec([None], tf.string, name=key) for key in signature.inputs]
         archive.add_endpoint(name, signature.function, input_signature=specs)

@@ -32,8 +32,8 @@ class Loader:
     Args:
         metrics: what the loaded models count into.
         scheduler: batches the requests; None runs each by itself.
-        per_model_batching: whether a model is batched by its own file batching_params.pbtxt
-            instead; one without that file is not batched.
+        per_model_batching: whether a model is batched by its own file batching_params.pbtxt, in
+            the threads of the scheduler; one without that file is not batched.
         warm_up: whether to replay the warm-up requests of a model.
         tags: of the MetaGraphDef to load.
         inter_op_threads: threads that run operations; 0 lets TensorFlow choose.
@@ -116,29 +116,15 @@ class Loader:
         signatures: Mapping[str, meta_graph_pb2.SignatureDef],
         path: Path,
     ) -> Session:
+        if self._scheduler is None:
+            return session
         if not self._per_model_batching:
-            return self._scheduler.wrap(session, signatures) if self._scheduler else session
+            return self._scheduler.wrap(session, signatures)
         if not (path / BATCHING_FILE).exists():
             log.info("no %s in %s: it is not batched", BATCHING_FILE, path)
             return session
-        from serve.batching import BatchScheduler
-
         parameters = read_text_proto(path / BATCHING_FILE, BatchingParameters)
-        scheduler = BatchScheduler(parameters, metrics=self._metrics)
-        return _OwnBatches(scheduler.wrap(session, signatures), scheduler)
-
-
-class _OwnBatches:
-    """A batching session whose scheduler is there for this one model, and ends with it."""
-
-    def __init__(self, session: Session, scheduler: "BatchScheduler") -> None:
-        self.run = session.run
-        self._session = session
-        self._scheduler = scheduler
-
-    def close(self) -> None:
-        self._session.close()
-        self._scheduler.stop()
+        return self._scheduler.wrap(session, signatures, parameters=parameters)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serve.errors import Code, ServingError, invalid_argument
+from serve.memory import give_back_memory
 from serve.model_config import ModelConfig, check_labels
 from serve.servable import Servable
 from serve.version_folders import LARGEST_VERSION, find_versions, what_is_amiss
@@ -431,6 +432,7 @@ class ModelStore:
         except Exception:
             log.exception("closing version %d of %s", version.status.version, versions.name)
         del servable  # its memory is free before the version is said to have ended
+        give_back_memory()
         with self._changed:
             versions.end_unload(version, time.monotonic())
             self._changed.notify_all()

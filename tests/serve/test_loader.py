@@ -1,6 +1,5 @@
 import gc
 import shutil
-import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +22,15 @@ WORDS = {"words": np.array([b"market", b"the", b"?"], dtype=object)}
 class Batching:
     """Stands in for BatchScheduler and BatchingSession: runs each request, and takes note."""
 
-    def __init__(self, parameters: Any = None, *, metrics: Metrics | None = None) -> None:
-        self.parameters = parameters
-        self.metrics = metrics
+    def __init__(self) -> None:
+        self.parameters: Any = None
         self.events: list[Any] = []
 
-    def wrap(self, session: ModelSession, signatures: Mapping[str, Any]) -> "Batching":
+    def wrap(
+        self, session: ModelSession, signatures: Mapping[str, Any], *, parameters: Any = None
+    ) -> "Batching":
         self.session = session
+        self.parameters = parameters
         assert "serving_default" in signatures
         self.events.append("wrap")
         return self
@@ -41,9 +42,6 @@ class Batching:
     def close(self) -> None:
         self.events.append("close")
         self.session.close()
-
-    def stop(self) -> None:
-        self.events.append("stop")
 
 
 @pytest.fixture
@@ -147,32 +145,20 @@ def test_batching_by_the_scheduler_of_the_server(exports: dict[str, Path]):
     assert scheduler.events == ["wrap", "run", "close"]  # the server stops it
 
 
-def test_batching_by_the_file_of_the_model(copy_of: Any, monkeypatch: pytest.MonkeyPatch):
+def test_batching_by_the_file_of_the_model(copy_of: Any):
     path = copy_of("pair")
     server = Batching()
-    servable = load(path, scheduler=server, per_model_batching=True)
-    servable.close()  # no file: not batched
+    load(path, scheduler=server, per_model_batching=True).close()
+    assert server.events == []  # no file: not batched
     (path / "batching_params.pbtxt").write_text("max_batch_size { value: 5 }")
-    made: list[Batching] = []
-
-    class Made(Batching):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-    module = type("batching", (), {"BatchScheduler": Made})
-    monkeypatch.setitem(sys.modules, "serve.batching", module)
-    metrics = Metrics()
-    servable = load(path, scheduler=server, per_model_batching=True, metrics=metrics)
+    load(path, per_model_batching=True).close()  # no --enable_batching: not batched
+    servable = load(path, scheduler=server, per_model_batching=True)
     servable.predict({"a": np.float32([1]), "b": np.float32([2])})
     servable.close()
-    [own] = made
-    assert own.parameters.max_batch_size.value == 5
-    assert own.metrics is metrics
-    assert own.events == ["wrap", "run", "close", "stop"]
-    assert server.events == []
+    assert server.events == ["wrap", "run", "close"]
+    assert server.parameters.max_batch_size.value == 5
     (path / "batching_params.pbtxt").write_text("max_batch_size: 5")
-    code, message = error_of(path, per_model_batching=True)
+    code, message = error_of(path, scheduler=server, per_model_batching=True)
     assert code is Code.INVALID_ARGUMENT
     assert "batching_params.pbtxt: Error parsing text-format" in message
 
