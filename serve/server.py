@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from serve.errors import ServingError, invalid_argument
 from serve.flags import Options, parse_flags, read_options
+from serve.memory import set_aside_what_stays
 
 if TYPE_CHECKING:
     from serve.grpc_server import GrpcServer
@@ -210,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_free_port(options.host, port)
         _import_tensorflow_quietly()
         server = LocalServer(configs, options=options)
+        set_aside_what_stays()
     except OSError as error:
         return _fail(error, status=1)
     except ServingError as error:
