@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from serve.flags import parse_flags, read_options
+
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh.md")
 
@@ -31,12 +33,13 @@ def test_both_languages_show_the_same_code() -> None:
 
 
 def test_tree_is_there() -> None:
-    folder = ROOT
+    folder = "."
     tree = next(block for block in blocks("README.md", "text") if block.startswith("train.py"))
     for line in tree.splitlines():
         name = line.split()[0]
-        folder = ROOT / "kbert" if line.startswith("  ") else ROOT
-        assert (folder / name).exists(), line
+        if not line.startswith("  "):
+            folder, name = name, "."
+        assert (ROOT / folder / name).exists(), line
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         assert f"`recipes/{recipe.name}`" in (ROOT / "README.md").read_text("utf-8")
 
@@ -50,9 +53,55 @@ def test_pictures_and_pages_are_there(name: str) -> None:
         assert (ROOT / link).exists(), link
 
 
+@pytest.mark.parametrize(
+    "page",
+    sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "serve").glob("*.md")]),
+    ids=lambda page: page.stem,
+)
+def test_links_of_other_pages(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in link:
+            name, _, heading = link.partition("#")
+            linked = page.parent / name if name else page
+            assert linked.exists(), link
+            assert heading in ("", *headings(linked)), link
+
+
+def headings(page: Path) -> list[str]:
+    """As GitHub names them in links."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found]
+
+
+@pytest.mark.skipif(
+    not (ROOT / "serve" / "rest_protocol.py").exists(), reason="REST is on its way to uvicorn"
+)
+def test_tree_of_serve_is_whole() -> None:
+    tree = blocks("serve/README.md", "text")[-1]
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line}
+    there = {path.name for path in (ROOT / "serve").iterdir()} - {"__init__.py", "__pycache__"}
+    assert named == there
+
+
+def test_servers_of_serve_readme_start() -> None:
+    """Their flags are right, and so are the files of this project that they name."""
+    text = "".join(blocks("serve/README.md", "sh")).replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if line.startswith("python -m serve.server")]
+    assert len(commands) == 6
+    for command in commands:
+        words = shlex.split(command)[3:]
+        made = [word for word in words if word.endswith("=ssl.config")]
+        read_options(parse_flags([word for word in words if word not in made]))
+
+
 def test_make_targets() -> None:
-    benchmarks = ("bench-quality", "bench-search", "bench-tokenizer", "bench-monitoring")
-    for target in ("demo", "test", "lint", "look", "fidelity", *benchmarks):
+    benchmarks = [
+        f"bench-{name}"
+        for name in ("quality", "search", "tokenizer", "monitoring", "serving", "batching")
+    ]
+    checks = ("fidelity", "serve-check", "serve-fuzz")
+    for target in ("demo", "test", "lint", "look", *checks, *benchmarks):
+        assert f"make {target}" in (ROOT / "README.md").read_text("utf-8") or target == "lint"
         process = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
         )
