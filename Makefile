@@ -1,5 +1,5 @@
-# make demo | test | lint | look | fidelity | bench-quality | bench-search | bench-tokenizer |
-# bench-monitoring | clean
+# make demo | test | lint | look | fidelity | serve-check | serve-fuzz | bench-quality |
+# bench-search | bench-tokenizer | bench-monitoring | bench-serving | bench-batching | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,8 +11,8 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test lint look fidelity clean
-.PHONY: bench-quality bench-search bench-tokenizer bench-monitoring
+.PHONY: demo test lint look fidelity serve-check serve-fuzz clean
+.PHONY: bench-quality bench-search bench-tokenizer bench-monitoring bench-serving bench-batching
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -33,6 +33,14 @@ look: .venv/test.done .venv/demo.done
 fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done
 	$(VENV)/python tests/fidelity
 
+# 50 clients over 100 hot swaps: six minutes, and the demo's training where it has not run
+serve-check: .venv/test.done .venv/demo.done
+	$(VENV)/python tests/serve_check.py
+
+# ten minutes of made-up requests
+serve-fuzz: .venv/test.done .venv/demo.done
+	$(VENV)/python tests/serve_fuzz.py
+
 bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/quality.py
@@ -47,6 +55,15 @@ bench-tokenizer: .venv/test.done .venv/demo.done
 # about 20 minutes on 2 quiet cores
 bench-monitoring: .venv/demo.done
 	$(VENV)/python benchmarks/monitoring.py
+
+# the local server beside the bare SavedModel, ONNX Runtime and torch: about 20 minutes
+bench-serving: .venv/test.done .venv/demo.done
+	$(INSTALL) -e '.[benchmarks]'
+	$(VENV)/python benchmarks/serving
+
+# which batching parameters serve best: about 10 minutes
+bench-batching: .venv/test.done .venv/demo.done
+	$(VENV)/python benchmarks/serving/sweep.py
 
 .venv/base.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

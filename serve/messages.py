@@ -3,9 +3,14 @@
 from collections.abc import Iterable, Mapping
 
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_management_pb2,
+    model_pb2,
+)
 
-from serve.model_store import VersionStatus
+from serve.version_states import VersionStatus
 
 
 def model_spec(name: str, version: int, signature_name: str = "") -> model_pb2.ModelSpec:
@@ -23,6 +28,19 @@ def model_status(statuses: Iterable[VersionStatus]) -> get_model_status_pb2.GetM
         # Set also when it is the default: clients expect the field to be there.
         entry.status.error_code = int(status.code)
         entry.status.error_message = status.message
+    return response
+
+
+def reloaded(metric_names: Iterable[str]) -> model_management_pb2.ReloadConfigResponse:
+    """The answer to a reload that went well.
+
+    Args:
+        metric_names: what the request wants to know the increase of; a reload counts nothing.
+    """
+    response = model_management_pb2.ReloadConfigResponse()
+    response.status.SetInParent()  # OK is the default: there, but empty
+    for name in metric_names:
+        response.metric.add(name=name, int64_value_increase=0)
     return response
 
 

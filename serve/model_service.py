@@ -1,19 +1,26 @@
-"""gRPC's ModelService.
+"""gRPC's ModelService: the status of the versions, and a new configuration while it serves."""
 
-What is not defined here (HandleReloadConfigRequest) is answered with UNIMPLEMENTED by the base
-class.
-"""
+import logging
+import threading
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+)
 
 from serve import messages
+from serve.errors import ServingError, invalid_argument
 from serve.grpc_calls import check_model_spec, requested_version, with_status
+from serve.model_config import model_configs
 from serve.model_store import ModelStore
+
+log = logging.getLogger(__name__)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus.
+    """GetModelStatus and HandleReloadConfigRequest.
 
     Args:
         store: the models to serve.
@@ -30,3 +37,27 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         spec = request.model_spec
         statuses = self._store.status(spec.name, version=requested_version(spec))
         return messages.model_status(statuses)
+
+    @with_status
+    def HandleReloadConfigRequest(  # noqa: N802
+        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> model_management_pb2.ReloadConfigResponse:
+        is_over = threading.Event()  # the client has hung up, or its deadline is past
+        context.add_callback(is_over.set)
+        try:
+            self._reload(request, is_over)
+        except ServingError as error:
+            log.error("the configuration asked for by gRPC: %s", error.message)
+            raise
+        return messages.reloaded(request.metric_names)
+
+    def _reload(
+        self, request: model_management_pb2.ReloadConfigRequest, is_over: threading.Event
+    ) -> None:
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid_argument(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
+        configs = model_configs(request.config, known=self._store.models())
+        self._store.reload(configs, should_stop=is_over)

@@ -1,69 +1,61 @@
-"""The models and their versions: watch the folders, load, swap, unload.
+"""The models and their versions: watch the folders, load, swap, unload, lend to requests.
 
-A model is a base path with one folder a version, named by its number. The newest is served. A
-new one is loaded before the old one goes, and the old one goes when its last request is done, so
-that a swap drops no request. A version that cannot be loaded leaves the old one serving.
+A new version is loaded before the old one goes, and the old one goes when its last request is
+done, so that a swap drops no request. A version that cannot be loaded leaves the old one serving.
+
+Who does what: one thread watches the base paths, begins loads and closes what is no longer
+used. Each load has a thread of its own, so that a slow one holds up nothing. What becomes of a
+version is decided in `version_states`. One lock guards all of it; nobody reads a file, loads,
+closes or logs while holding it.
 """
 
 import contextlib
 import dataclasses
-import enum
+import functools
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serve.errors import Code, ServingError, invalid_argument
-from serve.servable import Servable, load_servable
+from serve.model_config import ModelConfig, check_labels
+from serve.servable import Servable
+from serve.version_folders import LARGEST_VERSION, find_versions, what_is_amiss
+from serve.version_states import ModelVersions, State, Version, VersionStatus
 
-LARGEST_VERSION = 2**63 - 1
+__all__ = ["LARGEST_VERSION", "ModelStore", "State", "VersionStatus"]
 
 log = logging.getLogger(__name__)
 
 
-class State(enum.IntEnum):
-    """The life of a version; the numbers are those of ModelVersionStatus.State."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
 @dataclasses.dataclass
-class VersionStatus:
-    """What the status request tells of a version."""
+class _Model:
+    """A model that is or was configured; one that is left out keeps its list of versions."""
 
-    version: int
-    state: State
-    code: Code = Code.OK
-    message: str = ""
-
-
-@dataclasses.dataclass
-class _Version:
-    """A version that was ever seen; `servable` is set from AVAILABLE until END."""
-
-    status: VersionStatus
-    servable: Servable | None = None
-    running_requests: int = 0
-    folder_was_gone: bool = False
-
-    @property
-    def is_failed(self) -> bool:
-        return self.status.code is not Code.OK
+    versions: ModelVersions
+    config: ModelConfig | None = None
+    was_looked_at: bool = False  # since it was configured
+    findings: frozenset[str] = frozenset()  # what is amiss in its base path, already logged
 
 
 class ModelStore:
-    """Keeps the newest version of each model loaded.
+    """Keeps the wanted versions of each model loaded.
 
     Args:
-        base_paths: name of a model -> the folder of its versions.
-        poll_seconds: how long to wait between two looks at the folders; 0 looks only once.
+        configs: the models.
+        load: makes a Servable of (name of the model, folder, version), or raises ServingError.
+            It is called in a thread of its own.
+        poll_seconds: how long to wait between two looks at the folders; 0 looks only once, and
+            once more when the configuration changes.
+        max_num_load_retries: how many more times a load that failed is tried.
+        load_retry_interval: seconds until it is tried again.
+        allow_labels_for_unavailable: a label that is new may be given to a version that is not
+            available (yet).
+        num_load_threads: how many versions may be loaded at a time; 0 is one.
 
     Example:
-        >>> store = ModelStore({"news": Path("/models/news")})
+        >>> store = ModelStore([ModelConfig("news", Path("/models/news"))], load=Loader(...))
         >>> store.start()
         >>> store.wait_until_available()
         >>> with store.borrow("news") as servable:
@@ -71,46 +63,123 @@ class ModelStore:
         >>> store.stop()
     """
 
-    def __init__(self, base_paths: Mapping[str, Path], *, poll_seconds: float = 1.0) -> None:
-        self._base_paths = dict(base_paths)
+    def __init__(
+        self,
+        configs: Sequence[ModelConfig],
+        *,
+        load: Callable[[str, Path, int], Servable],
+        poll_seconds: float = 1.0,
+        max_num_load_retries: int = 5,
+        load_retry_interval: float = 60.0,
+        allow_labels_for_unavailable: bool = False,
+        num_load_threads: int = 0,
+    ) -> None:
+        self._first_configs = list(configs)
+        self._load_servable = load
         self._poll_seconds = poll_seconds
-        self._versions: dict[str, dict[int, _Version]] = {name: {} for name in base_paths}
-        self._is_stopping = threading.Event()
-        self._is_watching = True
-        self._is_ready = False  # every model was available once
-        # Guards _versions and all in it; told of every change of a state.
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._poll, name="model_store", daemon=True)
+        self._allow_labels_for_unavailable = allow_labels_for_unavailable
+        self._num_load_threads = max(num_load_threads, 1)
+        self._make_versions = functools.partial(
+            ModelVersions,
+            max_retries=max_num_load_retries,
+            retry_seconds=load_retry_interval,
+            report=lambda level, text: self._messages.append((level, text)),
+        )
+        self._lock = threading.Lock()  # guards everything below
+        self._changed = threading.Condition(self._lock)  # told of what others may wait for
+        self._models: dict[str, _Model] = {}
+        self._labels: dict[str, Mapping[str, int]] = {}
+        self._messages: list[tuple[int, str]] = []  # to be logged when the lock is free
+        self._look_at: float | None = None  # when to look at the folders next; None: never
+        self._num_loading = 0
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._manage, name="model_store", daemon=True)
+
+    # --- life ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begins to watch, in a thread of its own."""
+        """Begins to watch and to load, in threads of its own.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION for a label, as no version is available yet.
+        """
+        self.configure(self._first_configs)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the watch and unloads every version as its last request is done."""
-        self._is_stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        for name, versions in self._versions.items():
-            for number in list(versions):
-                self._unload(name, number)
+        """Ends the watch and unloads every version.
 
-    def wait_until_available(self, should_stop: threading.Event | None = None) -> None:
-        """Waits until every model has a version to serve, or until `should_stop` is set.
-
-        Raises:
-            ServingError: the load of a model failed, or its folder was looked at once
-                (poll_seconds=0) and has no version.
+        A load that is going on is waited for. A version with requests that are running is
+        closed when the last of them is done; that is not waited for.
         """
         with self._changed:
-            while not (should_stop and should_stop.is_set()):
-                missing = [name for name in self._versions if not self._available(name)]
-                for name in missing:
-                    self._raise_failure(name)
-                if not missing:
-                    self._is_ready = True
-                    return
-                self._changed.wait(timeout=0.2)  # for should_stop, which cannot notify
+            self._is_stopping = True
+            for model in self._models.values():
+                model.versions.want({}, time.monotonic())
+            self._changed.notify_all()
+            if not self._thread.is_alive():
+                return
+            self._changed.wait_for(self._is_still)
+            if not self._has_ended():
+                return
+        self._thread.join()
+
+    def configure(self, configs: Sequence[ModelConfig]) -> list[str]:
+        """Follows a new configuration, which replaces all of the old; does not wait for loads.
+
+        A model that is left out is unloaded. One whose base path or policy changes goes on with
+        its old versions until the new ones are available. If a label is refused, nothing changes.
+
+        Returns:
+            The names of the models that neither have become available nor failed since they
+            were configured.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION, a label of a version that is not available;
+                CANCELLED, the store is stopping.
+        """
+        with self._changed:
+            if self._is_stopping:
+                raise _stopping()
+            check_labels(
+                configs,
+                available={name: model.versions.serving for name, model in self._models.items()},
+                old_labels=self._labels,
+                allow_unavailable=self._allow_labels_for_unavailable,
+            )
+            self._labels = {config.name: dict(config.labels) for config in configs}
+            self._remove_all_but({config.name for config in configs})
+            for config in configs:
+                self._configure_model(config)
+            self._look_at = time.monotonic()
+            self._changed.notify_all()
+            return [
+                config.name
+                for config in configs
+                if self._models[config.name].versions.first_outcome is None
+            ]
+
+    def reload(
+        self, configs: Sequence[ModelConfig], *, should_stop: threading.Event | None = None
+    ) -> None:
+        """Follows a new configuration and waits for the models that are new, or `should_stop`.
+
+        Raises:
+            ServingError: those of `configure`; or a new model failed to load: then the new
+                configuration is in force all the same.
+        """
+        self._wait_for(self.configure(configs), "model", should_stop)
+
+    def wait_until_available(self, should_stop: threading.Event | None = None) -> None:
+        """Waits until every model has had a version to serve, or until `should_stop` is set.
+
+        Raises:
+            ServingError: the load of a model failed for good, or its folder was looked at once
+                (poll_seconds=0) and has no version.
+        """
+        self._wait_for(self.models(), "servable", should_stop)
+
+    # --- requests --------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def borrow(
@@ -125,7 +194,7 @@ class ModelStore:
         try:
             yield servable
         finally:
-            self._release(name, entry)
+            self._release(entry)
 
     def status(self, name: str, *, version: int | None = None) -> list[VersionStatus]:
         """The state of every version that was ever seen, or of one.
@@ -133,159 +202,249 @@ class ModelStore:
         Raises:
             ServingError: NOT_FOUND.
         """
-        with self._changed:
-            versions = self._versions.get(name, {})
-            if version is None:
-                if not versions:
-                    raise ServingError(
-                        Code.NOT_FOUND, f"Could not find any versions of model {name}"
-                    )
-                numbers = sorted(versions, reverse=True)
-            else:
-                if version not in versions:
-                    raise ServingError(
-                        Code.NOT_FOUND, f"Could not find version {version} of model {name}"
-                    )
-                numbers = [version]
-            return [dataclasses.replace(versions[number].status) for number in numbers]
+        with self._lock:
+            model = self._models.get(name)
+            statuses = model.versions.statuses() if model else []
+        if version is not None:
+            statuses = [status for status in statuses if status.version == version]
+        if not statuses:
+            what = "any versions" if version is None else f"version {version}"
+            raise ServingError(Code.NOT_FOUND, f"Could not find {what} of model {name}")
+        return statuses
 
-    # --- requests --------------------------------------------------------------------------
+    def models(self) -> list[str]:
+        """The names of the models that are configured."""
+        with self._lock:
+            return [name for name, model in self._models.items() if model.config]
 
-    def _acquire(self, name: str, version: int | None, label: str) -> tuple[_Version, Servable]:
+    def _acquire(self, name: str, version: int | None, label: str) -> tuple[Version, Servable]:
         if not name:
             raise invalid_argument("ModelSpec has no name specified.")
-        if label:
-            raise invalid_argument(f"Unrecognized servable version label: {label}")
+        with self._lock:
+            if label:
+                version = self._labels.get(name, {}).get(label)
+                if version is None:
+                    raise invalid_argument(f"Unrecognized servable version label: {label}")
+            model = self._models.get(name)
+            entry = model.versions.serving.get(version) if model else None
+            if entry is not None and entry.servable is not None:
+                entry.running_requests += 1
+                return entry, entry.servable
         request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-        with self._changed:
-            available = self._available(name)
-            number = max(available, default=None) if version is None else version
-            if number is None or number not in available:
-                raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
-            entry = self._versions[name][number]
-            entry.running_requests += 1
-            return entry, available[number]
+        raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
 
-    def _release(self, name: str, entry: _Version) -> None:
-        with self._changed:
+    def _release(self, entry: Version) -> None:
+        with self._lock:
             entry.running_requests -= 1
-        self._close_if_idle(name, entry)
-
-    def _available(self, name: str) -> dict[int, Servable]:
-        return {
-            number: entry.servable
-            for number, entry in self._versions.get(name, {}).items()
-            if entry.servable and entry.status.state is State.AVAILABLE
-        }
-
-    def _raise_failure(self, name: str) -> None:
-        for entry in self._versions[name].values():
-            if entry.is_failed:
-                status = entry.status
-                raise ServingError(
-                    status.code,
-                    f"version {status.version} of model {name} cannot be loaded: {status.message}",
-                )
-        if not self._is_watching:
-            raise ServingError(
-                Code.NOT_FOUND, f"no version of model {name} under {self._base_paths[name]}"
-            )
-
-    # --- the watching thread ---------------------------------------------------------------
-
-    def _poll(self) -> None:
-        for name in self._base_paths:
-            self._update(name)
-            if not self._versions[name]:
-                log.warning("no version of %s yet under %s", name, self._base_paths[name])
-        while self._poll_seconds and not self._is_stopping.wait(self._poll_seconds):
-            for name in self._base_paths:
-                self._update(name)
-        with self._changed:
-            self._is_watching = False
-
-    def _update(self, name: str) -> None:
-        """Brings what is loaded in line with what lies in the base path."""
-        try:
-            folders = find_versions(self._base_paths[name])
-        except OSError as error:
-            log.warning("cannot look for versions of %s, going on with the old: %s", name, error)
-            return
-        versions = self._versions[name]
-        newest = max(folders, default=None)
-        if newest is not None and self._should_load(name, newest, folders):
-            self._load(name, newest, folders[newest])
-        # Nothing to serve in its place: the old ones stay.
-        if newest is not None and versions[newest].status.state is not State.AVAILABLE:
-            return
-        for number in list(versions):
-            if number != newest:
-                self._unload(name, number)
-
-    def _should_load(self, name: str, newest: int, folders: Mapping[int, Path]) -> bool:
-        """A version that failed is tried again only after its folder was gone for a while."""
-        with self._changed:
-            for number, entry in self._versions[name].items():
-                if number not in folders:
-                    entry.folder_was_gone = True
-            entry = self._versions[name].get(newest)
-            if entry is None:
-                return True
-            has_ended = entry.status.state is State.END
-            return has_ended and (entry.folder_was_gone or not entry.is_failed)
-
-    def _load(self, name: str, number: int, path: Path) -> None:
-        entry = _Version(VersionStatus(number, State.LOADING))
-        with self._changed:
-            self._versions[name][number] = entry
-        try:
-            servable = load_servable(path, number)
-        except ServingError as error:
-            if self._is_ready:  # before that, wait_until_available tells it
-                log.error("version %d of %s cannot be loaded: %s", number, name, error.message)
-            with self._changed:
-                entry.status = VersionStatus(number, State.END, error.code, error.message)
+            if entry.is_idle:
                 self._changed.notify_all()
+
+    # --- configuration, with the lock held -------------------------------------------------
+
+    def _remove_all_but(self, names: set[str]) -> None:
+        for name, model in self._models.items():
+            if model.config and name not in names:
+                model.config = None
+                model.versions.want({}, time.monotonic())
+                self._messages.append((logging.INFO, f"model {name} is no longer configured"))
+
+    def _configure_model(self, config: ModelConfig) -> None:
+        model = self._models.setdefault(config.name, _Model(self._make_versions(config.name)))
+        if model.config == config:
             return
-        log.info("version %d of %s is loaded", number, name)
+        if model.config is None:
+            model.versions.first_outcome = None
+        labels = "".join(f", {label} is {n}" for label, n in sorted(config.labels.items()))
+        text = f"model {config.name}: {config.policy} of {config.base_path}{labels}"
+        self._messages.append((logging.INFO, text))
+        model.config = config
+        model.was_looked_at = False
+
+    # --- waiting ---------------------------------------------------------------------------
+
+    def _wait_for(
+        self, names: Sequence[str], noun: str, should_stop: threading.Event | None
+    ) -> None:
         with self._changed:
-            entry.servable = servable
-            entry.status.state = State.AVAILABLE
+            outcomes = [self._outcome(name) for name in names]
+            while None in outcomes:
+                # The time is for should_stop, which cannot notify.
+                self._changed.wait(timeout=0.2 if should_stop else None)
+                if should_stop and should_stop.is_set():
+                    return
+                outcomes = [self._outcome(name) for name in names]
+        failed = {
+            name: outcome
+            for name, outcome in zip(names, outcomes, strict=True)
+            if outcome and outcome.code is not Code.OK
+        }
+        if failed:
+            raise _not_available(noun, failed)
+
+    def _outcome(self, name: str) -> VersionStatus | None:
+        """How the first load went, with the lock held; None: it is not over."""
+        model = self._models[name]
+        if self._is_stopping:
+            raise _stopping()
+        if model.config is None:
+            raise ServingError(
+                Code.ABORTED, f"model {name} was taken out of the configuration meanwhile"
+            )
+        is_hopeless = self._poll_seconds <= 0 and model.was_looked_at and not model.versions.wanted
+        if model.versions.first_outcome is None and is_hopeless:
+            raise ServingError(
+                Code.NOT_FOUND, f"no version of model {name} under {model.config.base_path}"
+            )
+        return model.versions.first_outcome
+
+    def _is_still(self) -> bool:
+        """Nothing is loaded, or being so, but what running requests hold; the lock is held."""
+        return all(
+            version.status.state is State.END or version.running_requests
+            for _, version in self._all_versions()
+        )
+
+    def _has_ended(self) -> bool:
+        return all(version.status.state is State.END for _, version in self._all_versions())
+
+    def _all_versions(self) -> Iterator[tuple[ModelVersions, Version]]:
+        for model in self._models.values():
+            for version in model.versions.versions.values():
+                yield model.versions, version
+
+    # --- the managing thread ---------------------------------------------------------------
+
+    def _manage(self) -> None:
+        """Looks at the folders, closes and begins loads, each when it is time, and waits."""
+        while True:
+            self._look_if_due()
+            with self._lock:
+                idle = [item for item in self._all_versions() if item[1].is_idle]
+                loads = self._begin_due_loads()
+                messages, self._messages = self._messages, []
+                if not (idle or loads or messages):
+                    if self._is_stopping and self._has_ended():
+                        return
+                    self._changed.wait(self._seconds_to_next())
+            for level, text in messages:
+                log.log(level, text)
+            for versions, version, path in loads:
+                self._start_load(versions, version, path)
+            for versions, version in idle:
+                self._close(versions, version)
+
+    def _seconds_to_next(self) -> float | None:
+        """How long nothing is to be done unless something changes."""
+        times = [] if self._look_at is None or self._is_stopping else [self._look_at]
+        if self._num_loading < self._num_load_threads:
+            times += [version.load_at or 0 for _, version in self._waiting()]
+        return max(min(times) - time.monotonic(), 0) if times else None
+
+    def _look_if_due(self) -> None:
+        with self._lock:
+            is_due = self._look_at is not None and time.monotonic() >= self._look_at
+            if self._is_stopping or not is_due:
+                return
+            polls = self._poll_seconds > 0
+            self._look_at = time.monotonic() + self._poll_seconds if polls else None
+            configs = [model.config for model in self._models.values() if model.config]
+        for config in configs:
+            self._look(config)
+
+    def _look(self, config: ModelConfig) -> None:
+        """Finds what is to be served of a model. If its folder cannot be read, nothing changes."""
+        wanted = None
+        try:
+            folders = find_versions(config.base_path)
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+            findings = {f"cannot look for versions of {config.name}, nothing changes: {error}"}
+        else:
+            wanted = config.policy.wanted(folders)
+            findings = what_is_amiss(config, folders)
+        with self._changed:
+            model = self._models[config.name]
+            if model.config is not config or self._is_stopping:
+                return  # the configuration changed meanwhile
+            if wanted is not None and wanted != model.versions.wanted:
+                model.versions.want(wanted, time.monotonic())
+            for finding in sorted(findings - model.findings):
+                self._messages.append((logging.WARNING, finding))
+            model.findings = frozenset(findings)
+            if not model.was_looked_at:
+                model.was_looked_at = True
+                self._changed.notify_all()
+
+    # --- loads and unloads -----------------------------------------------------------------
+
+    def _waiting(self) -> list[tuple[ModelVersions, Version]]:
+        """Those that are to be loaded, in the order of the times."""
+        waiting = [item for item in self._all_versions() if item[1].load_at is not None]
+        return sorted(waiting, key=lambda item: item[1].load_at or 0)
+
+    def _begin_due_loads(self) -> list[tuple[ModelVersions, Version, Path]]:
+        now = time.monotonic()
+        loads = []
+        for versions, version in self._waiting():
+            is_due = (version.load_at or 0) <= now
+            if is_due and self._num_loading < self._num_load_threads:
+                self._num_loading += 1
+                loads.append((versions, version, versions.begin_load(version)))
+        return loads
+
+    def _start_load(self, versions: ModelVersions, version: Version, path: Path) -> None:
+        name = f"load {versions.name} {version.status.version}"
+        arguments = (versions, version, path)
+        thread = threading.Thread(target=self._load, name=name, args=arguments, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the machine has no thread left: may be better later
+            self._end_load(versions, version, (Code.RESOURCE_EXHAUSTED, str(error)))
+
+    def _load(self, versions: ModelVersions, version: Version, path: Path) -> None:
+        try:
+            outcome = self._load_servable(versions.name, path, version.status.version)
+        except ServingError as error:
+            outcome = error.code, error.message
+        except Exception as error:  # whatever it is, the version must not be loading for ever
+            log.exception("loading version %d of %s", version.status.version, versions.name)
+            outcome = Code.INTERNAL, repr(error)
+        self._end_load(versions, version, outcome)
+
+    def _end_load(
+        self, versions: ModelVersions, version: Version, outcome: Servable | tuple[Code, str]
+    ) -> None:
+        with self._changed:
+            self._num_loading -= 1
+            if isinstance(outcome, tuple):
+                versions.fail_load(version, *outcome, time.monotonic())
+            else:
+                versions.end_load(version, outcome, time.monotonic())
             self._changed.notify_all()
 
-    def _unload(self, name: str, number: int) -> None:
+    def _close(self, versions: ModelVersions, version: Version) -> None:
+        # Only this thread takes servables away, and nobody can borrow this one any more.
+        with self._lock:
+            servable, version.servable = version.servable, None
+        try:
+            if servable:
+                servable.close()
+        except Exception:
+            log.exception("closing version %d of %s", version.status.version, versions.name)
+        del servable  # its memory is free before the version is said to have ended
         with self._changed:
-            entry = self._versions[name][number]
-            if entry.status.state is not State.AVAILABLE:
-                return
-            entry.status.state = State.UNLOADING
-        self._close_if_idle(name, entry)
-
-    def _close_if_idle(self, name: str, entry: _Version) -> None:
-        """Closes a version that is to go: called on unload and after each of its requests."""
-        with self._changed:
-            if entry.status.state is not State.UNLOADING or entry.running_requests:
-                return
-            servable, entry.servable = entry.servable, None
-        if servable is None:  # another thread is at it
-            return
-        servable.close()
-        with self._changed:
-            entry.status.state = State.END
+            versions.end_unload(version, time.monotonic())
             self._changed.notify_all()
-        log.info("version %d of %s is unloaded", entry.status.version, name)
 
 
-def find_versions(base_path: Path) -> dict[int, Path]:
-    """Number -> folder of the versions in a base path; leading zeros are allowed.
+def _not_available(noun: str, failed: Mapping[str, VersionStatus]) -> ServingError:
+    models = "".join(
+        f"{{{{name: {name} version: {status.version}}} due to error: "
+        f"{status.code.name}: {status.message}}}, "
+        for name, status in failed.items()
+    )
+    text = f"{len(failed)} {noun}(s) did not become available: {{{models}}}"
+    return ServingError(Code.UNKNOWN, text)
 
-    Names that are not numbers are ignored: copy a new version under such a name, then rename
-    it, so that it is never seen half written.
-    """
-    folders = {}
-    for path in sorted(base_path.iterdir()):
-        if path.name.isascii() and path.name.isdigit() and path.is_dir():
-            number = int(path.name)
-            if number <= LARGEST_VERSION:
-                folders[number] = path
-    return folders
+
+def _stopping() -> ServingError:
+    return ServingError(Code.CANCELLED, "The server is stopping")

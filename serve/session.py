@@ -1,11 +1,13 @@
 """A graph in a session, run as TensorFlow Serving runs it: names of tensors in, arrays out."""
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.client import pywrap_tf_session
 
 from serve.errors import Code, ServingError
 
@@ -19,8 +21,7 @@ class ModelSession:
 
     def __init__(self, session: tf.compat.v1.Session) -> None:
         self._session = session
-        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable] = {}
-        self._lock = threading.Lock()
+        self._outputs: dict[str, Any] = {}
 
     def run(
         self,
@@ -39,26 +40,57 @@ class ModelSession:
         Raises:
             ServingError: with the code of TensorFlow.
         """
-        run = self._callable(tuple(feeds), tuple(fetches))
+        fed = {
+            self._output(name, "FeedInputs: unable to find feed output {}"): value
+            for name, value in feeds.items()
+        }
+        fetched = [self._output(name, "FetchOutputs node {}: not found") for name in fetches]
         try:
-            return [_to_array(result) for result in run(*feeds.values())]
+            return [_to_array(result) for result in self._run(fed, fetched, timeout)]
         except tf.errors.OpError as error:
             raise ServingError(Code(error.error_code), error.message) from error
 
     def close(self) -> None:
         """Frees the memory. Nothing may be running."""
-        self._callables.clear()
+        self._outputs.clear()
         self._session.close()
 
-    def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Callable:
-        with self._lock:
-            if (feeds, fetches) not in self._callables:
-                options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-                # Not session.run or session.make_callable: both hold a feed against the static
-                # shape of its placeholder, which TF Serving does not do (it feeds [3] to [-1, 1]).
-                run = self._session._make_callable_from_options(options)
-                self._callables[feeds, fetches] = run
-            return self._callables[feeds, fetches]
+    # The two methods below hold all that serve takes of TensorFlow's private parts. The public
+    # ways, session.run and session.make_callable, hold a feed against the static shape of its
+    # placeholder, which TF Serving does not do (it feeds [3] to [-1, 1]). The binding beneath
+    # session.run does not, takes a time limit for each call, and releases the GIL. A callable
+    # (_make_callable_from_options) would cost about the same 25 us a call, but has its limit fixed
+    # when it is made, which takes milliseconds and a copy of the graph.
+
+    def _run(self, feeds: dict[Any, np.ndarray], fetches: list, timeout: float | None) -> Any:
+        session, no_metadata = self._session._session, cast(Any, None)
+        options = cast(Any, None)
+        if timeout is not None:
+            message = config_pb2.RunOptions(timeout_in_ms=_milliseconds(timeout))
+            options = pywrap_tf_session.TF_NewBufferFromString(message.SerializeToString())
+        try:
+            return pywrap_tf_session.TF_SessionRun_wrapper(
+                session, options, feeds, fetches, [], no_metadata
+            )
+        finally:
+            if options is not None:
+                pywrap_tf_session.TF_DeleteBuffer(options)
+
+    def _output(self, name: str, problem: str) -> Any:
+        """The handle of a tensor. (Two threads may both make it the first time: no harm.)"""
+        output = self._outputs.get(name)
+        if output is None:
+            try:
+                output = self._session.graph.get_tensor_by_name(name)._as_tf_output()
+            except (KeyError, ValueError):
+                raise ServingError(Code.NOT_FOUND, problem.format(name)) from None
+            self._outputs[name] = output
+        return output
+
+
+def _milliseconds(timeout: float) -> int:
+    """At least 1: TensorFlow takes 0 for no limit. What is left of a deadline may be negative."""
+    return min(max(math.ceil(timeout * 1000), 1), 2**31 - 1)
 
 
 def _to_array(result: object) -> np.ndarray:
