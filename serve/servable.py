@@ -1,50 +1,85 @@
-"""One loaded version of a model: its graph in a session, its signatures, and Predict.
+"""One loaded version of a model: its graph in a session, its signatures, and what it answers.
 
 The graph runs as it does in TensorFlow Serving: in a session, from the names of the tensors
 that the signature gives. (`tf.saved_model.load` would refuse ranks that TF Serving accepts and
 would always compute every output.)
 """
 
-import functools
-import importlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serve.errors import Code, ServingError, invalid_argument
-from serve.session import ModelSession
+from serve.metrics import Metrics
+from serve.signatures import (
+    CLASSIFY,
+    DEFAULT_SIGNATURE,
+    REGRESS,
+    Signature,
+    check_classification,
+    check_regression,
+    type_name,
+)
 
-DEFAULT_SIGNATURE = "serving_default"
+__all__ = ["DEFAULT_SIGNATURE", "Servable", "load_servable", "type_name"]
+
+RUNTIME = "TF1"  # as TF Serving calls its sessions in runtime_latency
+
+
+class Session(Protocol):
+    """What runs the graph: a ModelSession, or one that batches."""
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        *,
+        timeout: float | None = None,
+    ) -> list[np.ndarray]: ...
+
+    def close(self) -> None: ...
 
 
 class Servable:
-    """A SavedModel in memory. Any number of threads may call `predict` at once.
+    """A SavedModel in memory. Any number of threads may use it at once.
 
     Args:
         version: the number of its folder.
-        session: runs the graph: a ModelSession, or one that batches.
+        session: runs the graph.
         signatures: from the MetaGraphDef.
+        name: of the model, for the metrics.
+        metrics: count the runs and the examples; None counts for nobody.
+        check_method_names: TF Serving's --enable_signature_method_name_check.
     """
 
     def __init__(
         self,
         version: int,
-        session: ModelSession,
+        session: Session,
         signatures: Mapping[str, meta_graph_pb2.SignatureDef],
+        *,
+        name: str = "",
+        metrics: Metrics | None = None,
+        check_method_names: bool = False,
     ) -> None:
         self.version = version
         self.signatures = signatures
         self._session = session
+        self._name = name
+        self._metrics = metrics or Metrics()
+        self._signatures = {
+            key: Signature(definition, check_method_name=check_method_names)
+            for key, definition in signatures.items()
+        }
 
     def input_types(self, signature_name: str) -> dict[str, str] | None:
         """Name -> type of the inputs of a signature ("" is the default); None if it is absent."""
-        signature = self.signatures.get(signature_name or DEFAULT_SIGNATURE)
-        if signature is None:
-            return None
-        return {name: type_name(info.dtype) for name, info in signature.inputs.items()}
+        signature = self._signatures.get(signature_name or DEFAULT_SIGNATURE)
+        return signature and signature.input_types
 
     def predict(
         self,
@@ -52,6 +87,7 @@ class Servable:
         *,
         signature_name: str = "",
         output_filter: Sequence[str] = (),
+        timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs a signature.
 
@@ -60,146 +96,150 @@ class Servable:
                 signature has a default may be left out.
             signature_name: "" is "serving_default".
             output_filter: names of the outputs to compute; all when empty.
+            timeout: seconds; None waits for ever.
 
         Raises:
             ServingError: the inputs do not fit, or an operation of the graph fails.
         """
         signature_name = signature_name or DEFAULT_SIGNATURE
-        signature = self.signatures.get(signature_name)
+        signature = self._signatures.get(signature_name)
         if signature is None:
             raise ServingError(
                 Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.'
             )
-        _check_input_count(signature, inputs)
-        feeds = _feeds(signature, inputs)
-        output_names = _output_names(signature, output_filter)
-        fetches = tuple(signature.outputs[name].name for name in output_names)
-        results = self._session.run(feeds, fetches)
-        return dict(zip(output_names, results, strict=True))
+        feeds = signature.feeds(inputs)
+        fetches = signature.fetches(output_filter)
+        return self._run("Predict", feeds, fetches, timeout)
+
+    def classify(
+        self, examples: Sequence[bytes], *, signature_name: str = "", timeout: float | None = None
+    ) -> dict[str, np.ndarray]:
+        """Classifies examples.
+
+        Args:
+            examples: serialised tf.train.Example.
+            signature_name: "" is "serving_default".
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            "classes" (batch, number of classes) of bytes and/or "scores", as float32.
+
+        Raises:
+            ServingError: the signature does not classify, or an operation fails.
+        """
+        input_name, fetches = self._example_signature(signature_name).classify()
+        outputs = self._run("Classify", _feed(input_name, examples), fetches, timeout)
+        self._count(examples)
+        check_classification(outputs, len(examples))
+        return outputs
+
+    def regress(
+        self, examples: Sequence[bytes], *, signature_name: str = "", timeout: float | None = None
+    ) -> np.ndarray:
+        """Gives each example a number: (batch,) of float32; else as `classify`."""
+        input_name, fetches = self._example_signature(signature_name).regress()
+        outputs = self._run("Regress", _feed(input_name, examples), fetches, timeout)
+        self._count(examples)
+        check_regression(outputs["outputs"], len(examples))
+        return outputs["outputs"].ravel()
+
+    def multi_inference(
+        self,
+        examples: Sequence[bytes],
+        tasks: Sequence[tuple[str, str]],
+        *,
+        timeout: float | None = None,
+    ) -> list[dict[str, np.ndarray] | np.ndarray]:
+        """Classifies and regresses the same examples in one run of the graph.
+
+        Args:
+            examples: serialised tf.train.Example.
+            tasks: (signature name, method name), no signature twice.
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            For each task what `classify` or `regress` would give.
+
+        Raises:
+            ServingError: a task cannot be run, or an operation fails.
+        """
+        plans = self._plans(tasks)
+        input_names = {input_name for input_name, _ in plans}
+        if len(input_names) > 1:
+            raise invalid_argument("Input tensor must be the same for all Signatures.")
+        tensors = {tensor: tensor for _, fetches in plans for tensor in fetches.values()}
+        feed = _feed(min(input_names), examples)
+        values = self._run("MultiInference", feed, dict(sorted(tensors.items())), timeout)
+        self._count(examples)
+        results: list[dict[str, np.ndarray] | np.ndarray] = []
+        for (_, method), (_, fetches) in zip(tasks, plans, strict=True):
+            outputs = {name: values[tensor] for name, tensor in fetches.items()}
+            if method == CLASSIFY:
+                check_classification(outputs, len(examples))
+                results.append(outputs)
+            else:
+                check_regression(outputs["outputs"], len(examples))
+                results.append(outputs["outputs"].ravel())
+        return results
 
     def close(self) -> None:
         """Frees the memory. No request may be running."""
         self._session.close()
 
+    def _example_signature(self, name: str) -> Signature:
+        name = name or DEFAULT_SIGNATURE
+        if name not in self._signatures:
+            raise invalid_argument(f"No signature was found with the name: {name}")
+        return self._signatures[name]
+
+    def _plans(self, tasks: Sequence[tuple[str, str]]) -> list[tuple[str, dict[str, str]]]:
+        """For each task the tensor to feed and the tensors to fetch."""
+        plans: dict[str, tuple[str, dict[str, str]]] = {}
+        for name, method in tasks:
+            name = name or DEFAULT_SIGNATURE
+            if name in plans:
+                raise invalid_argument(f"Duplicate evaluation of signature: {name}")
+            if name not in self._signatures:
+                raise invalid_argument(f"Requested signature not found in model graph: {name}")
+            signature = self._signatures[name]
+            if method == CLASSIFY:
+                plans[name] = signature.classify()
+            elif method == REGRESS:
+                plans[name] = signature.regress()
+            else:
+                raise ServingError(
+                    Code.UNIMPLEMENTED, f"Unsupported signature method_name: {method}"
+                )
+        return list(plans.values())
+
+    def _run(
+        self,
+        api: str,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Mapping[str, str],
+        timeout: float | None,
+    ) -> dict[str, np.ndarray]:
+        start = time.perf_counter()
+        results = self._session.run(feeds, tuple(fetches.values()), timeout=timeout)
+        microseconds = (time.perf_counter() - start) * 1e6
+        self._metrics.runtime_latency.observe(microseconds, self._name, api, RUNTIME)
+        return dict(zip(fetches, results, strict=True))
+
+    def _count(self, examples: Sequence[bytes]) -> None:
+        self._metrics.request_example_counts.observe(len(examples), self._name)
+        self._metrics.request_example_count_total.add(self._name, amount=len(examples))
+
+
+def _feed(input_name: str, examples: Sequence[bytes]) -> dict[str, np.ndarray]:
+    if not examples:
+        raise invalid_argument("Input is empty.")
+    array = np.empty(len(examples), dtype=object)
+    array[:] = examples
+    return {input_name: array}
+
 
 def load_servable(path: Path, version: int) -> Servable:
-    """Loads the graph tagged "serve" of the SavedModel in a version folder.
+    """Loads a version with nothing around it: no batching, no warm-up. See `serve.loader`."""
+    from serve.loader import Loader
 
-    Raises:
-        ServingError: it cannot be loaded; the message is one line.
-    """
-    text_ops_problem = _import_text_ops()
-    session = tf.compat.v1.Session(graph=tf.Graph())
-    try:
-        with session.graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
-    except Exception as error:  # the loader raises errors of many kinds for a broken model
-        session.close()
-        raise _load_error(error, text_ops_problem) from error
-    # Copies: the MetaGraphDef holds the whole graph a second time and can go.
-    signatures = {}
-    for name, signature in meta_graph.signature_def.items():
-        signatures[name] = meta_graph_pb2.SignatureDef()
-        signatures[name].CopyFrom(signature)
-    return Servable(version, ModelSession(session), signatures)
-
-
-@functools.cache
-def _import_text_ops() -> str:
-    """Registers the operations of TF Text; gives the reason if that fails, else ""."""
-    try:
-        importlib.import_module("tensorflow_text")
-    except (ImportError, tf.errors.OpError) as error:
-        return _one_line(error)
-    return ""
-
-
-def _load_error(error: Exception, text_ops_problem: str) -> ServingError:
-    message = _one_line(error)
-    is_unknown_op = "Op type not registered" in message or "No op named" in message
-    if is_unknown_op and text_ops_problem:
-        message += (
-            " (tensorflow_text, which has the text operations, cannot be imported: "
-            f"{text_ops_problem}; install the tensorflow-text of the version of tensorflow)"
-        )
-    if "SavedModel file does not exist" in message:
-        return ServingError(Code.NOT_FOUND, message)
-    # An OpError brings the code of TensorFlow.
-    return ServingError(Code(getattr(error, "error_code", None) or Code.UNKNOWN), message)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def type_name(dtype: int | np.dtype | tf.DType) -> str:
-    """TensorFlow's short name of a type, as it stands in messages: "float", not "float32"."""
-    name = tf.as_dtype(dtype).name
-    return {"float16": "half", "float32": "float", "float64": "double"}.get(name, name)
-
-
-def _check_input_count(
-    signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]
-) -> None:
-    is_too_few = len(inputs) < len(signature.inputs) and not signature.defaults
-    if not is_too_few and len(inputs) <= len(signature.inputs):
-        return
-    sent, known = set(inputs), set(signature.inputs)
-    raise invalid_argument(
-        f"input size does not match signature: {len(sent)}!={len(known)} "
-        f"len({_braced(sent)}) != len({_braced(known)}). "
-        f"Sent extra: {_braced(sent - known)}. "
-        f"Missing but required: {_braced(known - sent)}."
-    )
-
-
-def _braced(names: set[str] | Mapping) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
-
-
-def _feeds(
-    signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Name of the fed tensor -> value, in the order of the input names."""
-    feeds = {}
-    for index, (name, info) in enumerate(sorted(signature.inputs.items())):
-        if name in inputs:
-            array = inputs[name]
-        elif name in signature.defaults:
-            array = tf.make_ndarray(signature.defaults[name])
-        else:
-            raise invalid_argument(
-                f"Signature input alias: {name}(feed name: {info.name}) not found in request and "
-                "no default value provided. Inputs expected to be in the request "
-                f"{_braced(inputs)}, or default input alias set: "
-                f"{','.join(sorted(signature.defaults))}"
-            )
-        expected, received = type_name(info.dtype), type_name(array.dtype)
-        if expected != received:
-            raise invalid_argument(
-                f"Expects arg[{index}] to be {expected} but {received} is provided"
-            )
-        feeds[info.name] = array
-    used = [name for name in inputs if name in signature.inputs]
-    if len(used) != len(inputs):
-        raise invalid_argument(
-            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(used))}, "
-            f"request input: {','.join(sorted(inputs))}"
-        )
-    return feeds
-
-
-def _output_names(
-    signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]
-) -> list[str]:
-    if not output_filter:
-        return sorted(signature.outputs)
-    for index, name in enumerate(output_filter):
-        if name not in signature.outputs:
-            raise invalid_argument(
-                f"output tensor alias not found in signature: {name} Outputs expected to be in "
-                f"the set {_braced(signature.outputs)}."
-            )
-        if name in output_filter[:index]:
-            raise invalid_argument(f"duplicate output tensor alias: {name}")
-    return list(output_filter)
+    return Loader(metrics=Metrics(), warm_up=False)("", path, version)

@@ -9,15 +9,17 @@ that the client can use it too.
 import base64
 import binascii
 import enum
-import json
+import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from json.encoder import encode_basestring
 from typing import Any
 
 import numpy as np
 
 from serve.errors import Code, ServingError, invalid_argument
-from serve.json_text import echo, format_decimal, to_bytes, type_of
+from serve.json_text import echo, format_decimals, is_double, to_bytes, to_double, type_of
 
 NUMPY_TYPES: dict[str, type] = {
     "float": np.float32,
@@ -50,7 +52,9 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 # The largest integer token that a float holds without loss: all bits of the mantissa set.
 LARGEST_EXACT_INTEGERS = {"float": 2**24 - 1, "double": 2**53 - 1}
 
+MAX_RANK = 64  # numpy's; TensorFlow's own is 254
 INDENT = "    "
+ESCAPE = re.compile(r"\\(?:u[0-9a-f]{4}|.)")
 
 
 class Format(enum.Enum):
@@ -133,6 +137,27 @@ def read_rows(rows: list[Any], types: Mapping[str, str]) -> dict[str, np.ndarray
             "instances is a plain list, but expecting list of objects as multiple input "
             "tensors required as per tensorinfo_map"
         )
+    return _read_plain_rows(rows, types) or _read_row_by_row(rows, types)
+
+
+def _read_plain_rows(rows: list[Any], types: Mapping[str, str]) -> dict[str, np.ndarray] | None:
+    """All rows at once; None if they are not all alike, so that each must be looked at."""
+    if not isinstance(rows[0], dict):
+        columns = {min(types): rows}
+    elif "b64" in types or any(type(row) is not dict or row.keys() != types.keys() for row in rows):
+        return None
+    else:
+        columns = {name: [row[name] for row in rows] for name in types}
+    tensors = {}
+    for name, column in columns.items():
+        tensor = _read_plain(column, types[name])
+        if tensor is None:
+            return None
+        tensors[name] = tensor
+    return tensors
+
+
+def _read_row_by_row(rows: list[Any], types: Mapping[str, str]) -> dict[str, np.ndarray]:
     rows_are_named = _is_named(rows[0])
     items: dict[str, list[np.ndarray]] = {}
     for index, row in enumerate(rows):
@@ -192,24 +217,82 @@ def _shape(array: np.ndarray) -> str:
 
 def _is_named(value: Any) -> bool:
     """Whether a value is an object of named tensors, and not a {"b64": ...} string."""
-    return isinstance(value, dict) and not _is_base64(value)
+    return isinstance(value, dict) and not is_base64(value)
 
 
-def _is_base64(value: Any) -> bool:
+def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
 def _read_tensor(value: Any, type_name: str) -> np.ndarray:
     """Nested lists of any depth -> an array; its shape is read off the first elements."""
-    shape = []
-    first = value
-    while isinstance(first, list):
-        shape.append(len(first))
-        first = first[0] if first else None
+    tensor = _read_plain(value, type_name)
+    if tensor is not None:
+        return tensor
+    shape = _first_shape(value)
+    if len(shape) > MAX_RANK:
+        raise invalid_argument(f"lists are nested {len(shape)} deep, expected at most {MAX_RANK}")
     convert = _converter(type_name)
     flat: list[Any] = []
     _flatten(value, 0, shape, convert, flat)
     return _to_array(flat, type_name).reshape(shape)
+
+
+def _first_shape(value: Any) -> list[int]:
+    shape = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        value = value[0] if value else None
+    return shape
+
+
+def _read_plain(value: Any, type_name: str) -> np.ndarray | None:
+    """Regular nested lists of values of the type itself -> an array, without a loop in Python.
+
+    None for all else: it may still be a tensor, but each value must be looked at.
+    """
+    shape = _first_shape(value)
+    if not 0 < len(shape) < MAX_RANK:  # below: rows are one dimension less than their tensor
+        return None
+    flat = value
+    for size in shape[1:]:
+        if set(map(type, flat)) - {list} or set(map(len, flat)) - {size}:
+            return None
+        flat = list(itertools.chain.from_iterable(flat))
+    kinds = set(map(type, flat))
+    if type_name == "string" and kinds <= {str}:
+        array = _to_array([to_bytes(text) for text in flat], type_name)
+    elif type_name == "bool" and kinds <= {bool}:
+        array = _to_array(flat, type_name)
+    elif type_name in INTEGER_RANGES and kinds <= {int}:
+        array = _to_integers(flat, type_name)
+    elif type_name in LARGEST_EXACT_INTEGERS and kinds <= {int, float}:
+        array = _to_decimals(flat, kinds, type_name)
+    else:
+        return None
+    return None if array is None else array.reshape(shape)
+
+
+def _to_integers(flat: list[int], type_name: str) -> np.ndarray | None:
+    smallest, largest = INTEGER_RANGES[type_name]
+    if flat and not (smallest <= min(flat) and max(flat) <= largest):
+        return None
+    return _to_array(flat, type_name)
+
+
+def _to_decimals(flat: list[float], kinds: set[type], type_name: str) -> np.ndarray | None:
+    """None if a number might lose precision; integers and decimals have limits of their own."""
+    try:
+        numbers = np.array(flat, dtype=np.float64)
+    except OverflowError:
+        return None
+    finite = np.abs(numbers[np.isfinite(numbers)])
+    largest = finite.max(initial=0.0)
+    if largest > np.finfo(NUMPY_TYPES[type_name]).max:
+        return None
+    if int in kinds and largest > LARGEST_EXACT_INTEGERS[type_name]:
+        return None
+    return numbers.astype(NUMPY_TYPES[type_name])
 
 
 def _flatten(
@@ -261,14 +344,14 @@ def _converter(type_name: str) -> Callable[[Any], Any]:
 
 def _to_string(value: Any) -> bytes:
     if isinstance(value, dict):
-        return _decode_base64(value)
+        return decode_base64(value)
     if not isinstance(value, str):
         raise _type_error(value, "string")
     return to_bytes(value)
 
 
-def _decode_base64(value: dict[str, Any]) -> bytes:
-    if not _is_base64(value):
+def decode_base64(value: dict[str, Any]) -> bytes:
+    if not is_base64(value):
         raise invalid_argument(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     digits = "".join(value["b64"].split()).rstrip("=")
     padding = "=" * (-len(digits) % 4)  # may be left out in the request
@@ -294,11 +377,12 @@ def _to_integer(value: Any, type_name: str) -> int:
 def _to_decimal(value: Any, type_name: str) -> float:
     if type(value) not in (int, float):
         raise _type_error(value, type_name)
-    if isinstance(value, int) and -(2**63) <= value < 2**64:
-        is_lossless = abs(value) <= LARGEST_EXACT_INTEGERS[type_name]
-    else:
+    if is_double(value):
+        value = to_double(value)
         largest = float(np.finfo(NUMPY_TYPES[type_name]).max)
         is_lossless = abs(value) <= largest or not math.isfinite(value)
+    else:
+        is_lossless = abs(value) <= LARGEST_EXACT_INTEGERS[type_name]
     if not is_lossless:
         raise invalid_argument(
             f"Cannot convert JSON value: {echo(value)} to {type_name} without loss of precision."
@@ -341,32 +425,33 @@ def write_outputs(outputs: Mapping[str, np.ndarray], request_format: Format) -> 
 
 
 def _write_columns(outputs: Mapping[str, np.ndarray]) -> str:
-    if len(outputs) == 1:
-        [(name, array)] = outputs.items()
-        return _write_array(array, _writer(name, array), 1, one_line=False)
-    members = {
-        name: _write_array(array, _writer(name, array), 2, one_line=False)
-        for name, array in outputs.items()
-    }
-    return _write_object(members, 1)
+    level = 1 if len(outputs) == 1 else 2
+    members = {}
+    for name, array in outputs.items():
+        texts = _write_values(name, array, level + array.ndim)
+        [members[name]] = _nest(texts, 1, array.shape, level, one_line=False)
+    return members[name] if len(members) == 1 else _write_object(members, 1)
 
 
 def _write_rows(outputs: Mapping[str, np.ndarray]) -> str:
     batch_size = _batch_size(outputs)
-    writers = {name: _writer(name, array) for name, array in outputs.items()}
-    if len(outputs) == 1:
-        [(name, array)] = outputs.items()
-        rows = [_write_array(row, writers[name], 2, one_line=True) for row in array]
-        # The list opens and goes on in one line, and closes in its own: so it is there.
-        return f"[{', '.join(rows)}\n{INDENT}]" if rows else "[]"
-    rows = []
-    for index in range(batch_size):
-        members = {
-            name: _write_array(array[index], writers[name], 3, one_line=True)
-            for name, array in outputs.items()
-        }
-        rows.append(_write_object(members, 2))
+    level = 2 if len(outputs) == 1 else 3
+    columns = []
+    for name, array in outputs.items():
+        texts = _write_values(name, array, level + array.ndim - 1)
+        columns.append(_nest(texts, batch_size, array.shape[1:], level, one_line=True))
+    if len(columns) == 1:
+        return write_single_line_rows(columns[0])
+    rows = [
+        _write_object(dict(zip(outputs, values, strict=True)), 2)
+        for values in zip(*columns, strict=True)
+    ]
     return _write_list(rows, 1)
+
+
+def write_single_line_rows(rows: list[str]) -> str:
+    """A list that opens and goes on in one line and closes in its own: so it is in TF Serving."""
+    return f"[{', '.join(rows)}\n{INDENT}]" if rows else "[]"
 
 
 def _batch_size(outputs: Mapping[str, np.ndarray]) -> int:
@@ -383,52 +468,64 @@ def _batch_size(outputs: Mapping[str, np.ndarray]) -> int:
     return batch_size
 
 
-def _write_array(
-    array: Any, write: Callable[[Any, int], str], level: int, *, one_line: bool
-) -> str:
-    """An array of any rank; `level` is the depth of nesting at which it stands."""
-    if not isinstance(array, np.ndarray) or array.ndim == 0:
-        value = array.item() if isinstance(array, np.ndarray) else array
-        return write(value, level)
-    elements = [_write_array(row, write, level + 1, one_line=one_line) for row in array]
-    return f"[{', '.join(elements)}]" if one_line else _write_list(elements, level)
+def _write_values(name: str, array: np.ndarray, level: int) -> list[str]:
+    """The text of each element, row by row; `level` is the depth of nesting they stand at.
+
+    Strings of an output named *_bytes go as base64.
+    """
+    kind, flat = array.dtype, array.ravel()
+    if kind.kind == "O":
+        write = _write_base64 if name.endswith("_bytes") else write_string
+        return [write(value, level) for value in flat.tolist()]
+    if kind in (np.float32, np.float64):
+        return format_decimals(flat)
+    if kind == np.bool_:
+        return ["true" if value else "false" for value in flat.tolist()]
+    if kind.name in INTEGER_RANGES:
+        return list(map(str, flat.tolist()))
+    type_name = "half" if kind == np.float16 else kind.name
+    raise invalid_argument(f"Failed to write JSON value for tensor type: {type_name}")
+
+
+def _nest(
+    texts: list[str], count: int, shape: Sequence[int], level: int, *, one_line: bool
+) -> list[str]:
+    """Brackets around the texts of `count` arrays of one shape, each of which stands at `level`."""
+    for axis in reversed(range(len(shape))):
+        size, num_lists = shape[axis], count * math.prod(shape[:axis])
+        slices = (texts[index * size : (index + 1) * size] for index in range(num_lists))
+        if one_line:
+            texts = [f"[{', '.join(elements)}]" for elements in slices]
+        else:
+            texts = [_write_list(elements, level + axis) for elements in slices]
+    return texts
 
 
 def _write_list(elements: list[str], level: int) -> str:
     if not elements:
         return "[]"
-    lines = ",\n".join(INDENT * (level + 1) + element for element in elements)
-    return f"[\n{lines}\n{INDENT * level}]"
+    separator = ",\n" + INDENT * (level + 1)
+    return f"[{separator[1:]}{separator.join(elements)}\n{INDENT * level}]"
 
 
 def _write_object(members: Mapping[str, str], level: int) -> str:
-    lines = ",\n".join(
-        f"{INDENT * (level + 1)}{json.dumps(name, ensure_ascii=False)}: {value}"
-        for name, value in members.items()
-    )
-    return f"{{\n{lines}\n{INDENT * level}}}"
+    separator = ",\n" + INDENT * (level + 1)
+    lines = separator.join(f"{encode_basestring(name)}: {value}" for name, value in members.items())
+    return f"{{{separator[1:]}{lines}\n{INDENT * level}}}"
 
 
-def _writer(name: str, array: np.ndarray) -> Callable[[Any, int], str]:
-    """The function that writes one element of an output; strings named *_bytes go as base64."""
-    kind = array.dtype
-    if kind.kind == "O":
-        return _write_base64 if name.endswith("_bytes") else _write_string
-    if kind == np.float32:
-        return lambda value, level: format_decimal(np.float32(value))
-    if kind == np.float64:
-        return lambda value, level: format_decimal(float(value))
-    if kind == np.bool_:
-        return lambda value, level: "true" if value else "false"
-    if kind.name in INTEGER_RANGES:
-        return lambda value, level: str(int(value))
-    type_name = "half" if kind == np.float16 else kind.name
-    raise invalid_argument(f"Failed to write JSON value for tensor type: {type_name}")
+def write_string(value: bytes, level: int = 0) -> str:
+    """A string in quotation marks; bytes that are no UTF-8 become surrogates for a while."""
+    text = encode_basestring(value.decode("utf-8", "surrogateescape"))
+    if "\\u" in text:  # as TF Serving writes control characters: \u001B, not \u001b
+        return ESCAPE.sub(_with_capital_digits, text)
+    return text
 
 
-def _write_string(value: bytes, level: int) -> str:
-    return json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False)
+def _with_capital_digits(escape: re.Match[str]) -> str:
+    is_code = escape[0].startswith("\\u")
+    return "\\u" + escape[0][2:].upper() if is_code else escape[0]
 
 
 def _write_base64(value: bytes, level: int) -> str:
-    return _write_object({"b64": json.dumps(base64.b64encode(value).decode("ascii"))}, level)
+    return _write_object({"b64": f'"{base64.b64encode(value).decode("ascii")}"'}, level)

@@ -138,6 +138,41 @@ def test_loss_of_precision(type_name: str, value: Any, shown: str):
     )
 
 
+def test_integers_beyond_64_bits_are_decimals():
+    assert read({"inputs": [2**64, -(2**70)]}, FLOAT)["x"].tolist() == [2.0**64, -(2.0**70)]
+    assert error_of({"inputs": [2**64]}, {"x": "uint64"}) == (
+        "JSON Value: 1.84467441e+19 Type: Number is not of expected type: uint64"
+    )
+    for type_name in ("float", "int32"):
+        assert error_of({"inputs": [10**400]}, {"x": type_name}) == (
+            "JSON Parse error: Number too big to be stored in double."
+        )
+
+
+@pytest.mark.parametrize("values", [[2**24, 0.5], [0.5, 2**24]])
+def test_integers_among_decimals_have_limits_of_their_own(values: list[float]):
+    assert error_of({"inputs": values}, FLOAT) == (
+        "Cannot convert JSON value: 16777216 to float without loss of precision."
+    )
+    assert read({"inputs": [2.0**24, 0.5]}, FLOAT)["x"].tolist() == [2**24, 0.5]
+
+
+def test_rows_that_must_be_looked_at_one_by_one():
+    rows = [{"a": ["x", {"b64": "aGk="}]}, {"a": [{"b64": "aGk="}, "y"]}]
+    inputs = read({"instances": rows}, {"a": "string"})
+    assert inputs["a"].tolist() == [[b"x", b"hi"], [b"hi", b"y"]]
+    inputs = read({"instances": [{"b64": [1.5]}, {"b64": [2]}]}, {"b64": "float"})
+    assert inputs["b64"].tolist() == [[1.5], [2.0]]
+
+
+def test_lists_that_are_nested_too_deeply():
+    value: Any = 1.0
+    for _ in range(900):
+        value = [value]
+    assert "900 deep" in error_of({"inputs": value}, FLOAT)
+    assert "900 deep" in error_of({"instances": value}, FLOAT).replace("899", "900")
+
+
 def test_types_that_json_cannot_write():
     with pytest.raises(ServingError) as caught:
         read_inputs({"inputs": 1}, {"x": "half"})
@@ -298,6 +333,44 @@ def test_write_strings_raw_and_as_base64():
     )
     assert b'{\n            "b64": "/w=="\n        }' in (
         write_outputs({"y_bytes": texts(b"\xff")}, Format.ROW)
+    )
+
+
+def test_write_control_characters_as_tf_serving_does():
+    # \x1b is not what a backslash and the letters "u001b" are
+    assert write_outputs({"y": texts(b'\x1b\n"\x7f', rb"\u001b")}, Format.ROW) == (
+        rb"""{
+    "predictions": ["\u001B\n\""""
+        + b"\x7f"
+        + rb"""", "\\u001b"
+    ]
+}"""
+    )
+
+
+def test_write_deep_arrays():
+    array = np.arange(4, dtype=np.int32).reshape(2, 1, 2)
+    assert write_outputs({"y": array, "z": np.int32([5, 6])}, Format.ROW).decode() == (
+        """{
+    "predictions": [
+        {
+            "y": [[0, 1]],
+            "z": 5
+        },
+        {
+            "y": [[2, 3]],
+            "z": 6
+        }
+    ]
+}"""
+    )
+    assert write_outputs({"y": np.zeros((2, 0, 3), np.int32)}, Format.COLUMNAR).decode() == (
+        """{
+    "outputs": [
+        [],
+        []
+    ]
+}"""
     )
 
 
