@@ -240,8 +240,8 @@ ALLOWED_FOREIGN = {
     "evaluate": {"serve"},
     "huggingface_check": {"torch", "transformers"},
 }
-SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "httptools",
-         "numpy", "google", "serve"}  # fmt: skip
+SERVE = {"grpc", "tensorflow", "tensorflow_text", "tensorflow_serving", "starlette", "uvicorn",
+         "httptools", "numpy", "google", "serve"}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

@@ -14,6 +14,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serve.grpc_server import GrpcServer
+from serve.loader import Loader
+from serve.metrics import Metrics
+from serve.model_config import ModelConfig
 from serve.model_store import ModelStore
 from serve.rest_server import RestServer
 
@@ -223,7 +226,8 @@ def store(
         (root / name).mkdir()
         is_half = name == "half"
         publish("half_plus_two" if is_half else name, root / name, "00000123" if is_half else "1")
-    store = ModelStore({name: root / name for name in names}, poll_seconds=0)
+    configs = [ModelConfig(name, root / name) for name in names]
+    store = ModelStore(configs, load=Loader(metrics=Metrics()), poll_seconds=0)
     store.start()
     store.wait_until_available()
     yield store
@@ -232,7 +236,7 @@ def store(
 
 @pytest.fixture(scope="session")
 def rest_address(store: ModelStore) -> Iterator[str]:
-    server = RestServer(store, 0)
+    server = RestServer(store, Metrics(), 0)
     server.start()
     yield server.address
     server.stop()
