@@ -6,6 +6,7 @@ a request is ignored, as TF Serving ignores it (curl sends a form's).
 
 import contextlib
 import dataclasses
+import http
 import json
 import logging
 import re
@@ -15,10 +16,11 @@ import zlib
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from starlette.requests import Request
+from starlette.responses import Response
 
 from serve import messages, tensors
 from serve.errors import Code, ServingError, invalid_argument
-from serve.http_connection import Answer, Request, error_page
 from serve.json_text import read_document
 from serve.metrics import Metrics
 from serve.model_store import LARGEST_VERSION, ModelStore
@@ -64,10 +66,16 @@ HTTP_STATUS: dict[Code, int] = {
     Code.DEADLINE_EXCEEDED: 504,
 }
 
-CORS_HEADERS = (
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Allow-Methods", "POST, GET"),
-    ("Access-Control-Allow-Headers", "Content-Type"),
+CORS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+
+# libevent's page for what never reaches TF Serving's handlers
+PAGE = (
+    "<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n"
+    "</BODY></HTML>\n"
 )
 
 MAX_INFLATED_BYTES = 100 * 1024 * 1024
@@ -112,50 +120,51 @@ class RestApi:
         self._store = store
         self._metrics = metrics
         self._timeout = timeout if timeout > 0 else None
-        self._headers = CORS_HEADERS if cors else ()
+        self._headers = CORS_HEADERS if cors else {}
         self._metrics_path = metrics_path
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request, body: bytes) -> Response:
         """Never raises: every error is an answer."""
-        uri = URI.fullmatch(request.target)
+        uri = URI.fullmatch(_target(request))
         if uri is None:
             return error_page(400)
         if uri["path"] == self._metrics_path:
             return self._answer_metrics(uri["target"])
         if not uri["target"].lower().startswith("/v1/"):
             return error_page(404)
-        return self._answer_api(request, uri["target"])
+        return self._answer_api(request, uri["target"], body)
 
-    def _answer_metrics(self, target: str) -> Answer:
+    def _answer_metrics(self, target: str) -> Response:
+        headers = {"Content-Type": "text/plain"}
         if target != self._metrics_path:
             message = f"Unexpected path: {target}. Should be {self._metrics_path}"
-            return Answer(400, message.encode(), "text/plain")
-        return Answer(200, self._metrics.page().encode("utf-8", "replace"), "text/plain")
+            return Response(message, 400, headers)
+        return Response(self._metrics.page().encode("utf-8", "replace"), 200, headers)
 
-    def _answer_api(self, request: Request, path: str) -> Answer:
+    def _answer_api(self, request: Request, path: str, body: bytes) -> Response:
         started = time.perf_counter_ns()
         target, code = NO_TARGET, Code.OK
         try:
             if request.method == "OPTIONS":
-                body = _answer_options(request)
+                content = _answer_options(request)
             else:
                 target = parse_target(request.method, path)
-                body = self._dispatch(request, target)
+                content = self._dispatch(request, target, body)
         except ServingError as error:
-            code, body = error.code, _error_body(error.message)
+            code, content = error.code, _error_body(error.message)
         except Exception as error:
             log.exception("%s %s failed", request.method, path)
-            code, body = Code.INTERNAL, _error_body(repr(error))
+            code, content = Code.INTERNAL, _error_body(repr(error))
         # Like TF Serving: every request is counted, only those that went well are timed.
         if code is Code.OK:
             passed = (time.perf_counter_ns() - started) // 1000
             self._metrics.request_latency.observe(passed, target.name, target.verb, "REST")
         self._metrics.request_count.add(target.name, code.name)
-        return Answer(HTTP_STATUS[code], body, headers=self._headers)
+        return Response(content, HTTP_STATUS[code], self._headers, "application/json")
 
-    def _dispatch(self, request: Request, target: Target) -> bytes:
+    def _dispatch(self, request: Request, target: Target, body: bytes) -> bytes:
         if request.method == "POST":
-            document = read_document(read_body(request))
+            document = read_document(inflate(request, body))
             if target.verb == "predict":
                 return self._predict(target, document)
             return self._answer_examples(target, document)
@@ -186,11 +195,10 @@ class RestApi:
         signature_name = tensors.read_signature_name(document)
         serialized = read_examples(document)
         with self._borrow(target) as servable:
-            run = servable.classify if target.verb == "classify" else servable.regress
-            results = run(serialized, signature_name=signature_name, timeout=self._timeout)
-        if target.verb == "classify":
-            return write_classifications(results)
-        return write_regressions(results)
+            options = {"signature_name": signature_name, "timeout": self._timeout}
+            if target.verb == "classify":
+                return write_classifications(servable.classify(serialized, **options))
+            return write_regressions(servable.regress(serialized, **options))
 
     def _status(self, target: Target) -> bytes:
         # A label is not looked at here: TF Serving answers with all versions.
@@ -250,38 +258,55 @@ def _to_version(digits: str) -> int:
     return int(significant)
 
 
-def read_body(request: Request) -> bytes:
-    """The body of a request, inflated if it says that it is gzip.
+def inflate(request: Request, body: bytes) -> bytes:
+    """The body of a request, inflated if the request says that it is gzip.
 
     What cannot be inflated, or has over 100 MB when it is, is taken for an empty body, as in
     TF Serving: the client is told that the document is empty.
     """
     if not _is_gzip(request):
-        return bytes(request.body)
-    size = expected_size(request)
+        return body
+    size = inflated_size(request, body)
     if not size:
         return b""
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: with the header of gzip
     try:
         # One more than promised: a lie shows.
-        inflated = inflater.decompress(request.body, size + 1)
+        inflated = inflater.decompress(body, size + 1)
     except zlib.error:
         return b""
     is_whole = inflater.eof and not inflater.unused_data and len(inflated) == size
     return inflated if is_whole else b""
 
 
-def expected_size(request: Request) -> int:
+def inflated_size(request: Request, body: bytes) -> int:
     """Bytes of the body when it is inflated: 0 for what is not going to be.
 
     A gzip body tells its size in its last four bytes. It need not be true, but no more than
     that is ever inflated.
     """
     if not _is_gzip(request):
-        return len(request.body)
-    size = int.from_bytes(request.body[-4:], "little")
-    is_refused = len(request.body) < SHORTEST_GZIP_BYTES or size > MAX_INFLATED_BYTES
+        return len(body)
+    size = int.from_bytes(body[-4:], "little")
+    is_refused = len(body) < SHORTEST_GZIP_BYTES or size > MAX_INFLATED_BYTES
     return 0 if is_refused else size
+
+
+def error_page(status: int) -> Response:
+    """The answer to what is no request to the API at all."""
+    page = PAGE.format(status=status, phrase=http.HTTPStatus(status).phrase)
+    return Response(page, status, {"Content-Type": "text/html", "Connection": "close"})
+
+
+def error_answer(code: Code, message: str) -> Response:
+    """The API's answer to a request that is not even looked at."""
+    return Response(_error_body(message), HTTP_STATUS[code], media_type="application/json")
+
+
+def _target(request: Request) -> str:
+    """Path and query as they were sent."""
+    path, query = request.scope["raw_path"], request.scope["query_string"]
+    return (path + b"?" + query if query else path).decode("latin-1")
 
 
 def _is_gzip(request: Request) -> bool:

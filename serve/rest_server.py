@@ -1,33 +1,38 @@
-"""The REST port: an event loop in a thread for the bytes, and threads for the requests.
+"""The REST port: uvicorn in a thread for the bytes, and threads for the requests.
 
-Not on a web framework: the routes are two patterns, and all that matters at this port is below
-what a framework shows (limits on heads, slow clients, libevent's pages for what is no HTTP).
+The application is plain ASGI with starlette's Request and Response, not on starlette's router: the
+routes are two patterns of TensorFlow Serving (`rest`), held against the path as it was sent.
 """
 
 import asyncio
-import collections
 import contextlib
-import email.utils
+import functools
 import logging
-import queue
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from serve.http_connection import Answer, Connection, Limits, Request
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve.errors import Code
 from serve.metrics import Metrics
 from serve.model_store import ModelStore
-from serve.rest import RestApi, expected_size
+from serve.rest import RestApi, error_answer, error_page, inflated_size
+from serve.rest_protocol import BoundedProtocol, Limits
 
-DRAIN_SECONDS = 30.0
-LATE_SECONDS = 1.0  # for the rest of a request that is half received when the server stops
+METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))  # libevent's
+
+DRAIN_SECONDS = 30
+LINGER_SECONDS = 2.0
 BACKLOG = 1024
 # A document takes ten times its size as Python objects: few of those over this size are read at
 # once, by threads of their own, so that the others need not wait behind them.
 LARGE_BYTES = 8 * 1024 * 1024
 LARGE_THREADS = 2
-
-GONE = Answer(499, b"")  # nobody gets it
 
 log = logging.getLogger(__name__)
 
@@ -63,133 +68,164 @@ class RestServer:
         metrics_path: str | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.limits = limits or Limits()
-        self.connections: set[Connection] = set()
-        self.date = ""
-        self.held_bytes = 0
-        self.is_stopping = False
-        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self._limits = limits or Limits()
         self._api = RestApi(store, metrics, timeout=timeout, cors=cors, metrics_path=metrics_path)
         self._socket = _listen(host, port)
         self.address = _address(self._socket)
-        self._should_stop = asyncio.Event()
-        self._is_empty = asyncio.Event()
-        # Finished requests on their way back to the event loop, which is woken once for many.
-        self._finished: collections.deque[tuple[Connection, Answer]] = collections.deque()
-        self._is_woken = False
-        self._small: queue.SimpleQueue[tuple[Connection, Request] | None] = queue.SimpleQueue()
-        self._large: queue.SimpleQueue[tuple[Connection, Request] | None] = queue.SimpleQueue()
-        self._workers = [
-            threading.Thread(target=self._work, args=(tasks,), name=name, daemon=True)
-            for tasks, name in [
-                *((self._small, f"rest_{number}") for number in range(max(threads, 1))),
-                *((self._large, f"rest_large_{number}") for number in range(LARGE_THREADS)),
-            ]
-        ]
+        self.held_bytes = 0
+        self._quiet_until = 0.0
+        self._small = ThreadPoolExecutor(max(threads, 1), "rest")
+        self._large = ThreadPoolExecutor(LARGE_THREADS, "rest_large")
+        self._server = uvicorn.Server(_configure(self._application, self._limits))
+        self.connections = self._server.server_state.connections
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
 
     def start(self) -> None:
         """Begins to answer. Connections that come before the thread is ready are queued."""
-        self._socket.listen(BACKLOG)
-        for thread in (*self._workers, self._thread):
-            thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Takes no new request, and waits for those that run (30 seconds at most)."""
+        self._server.should_exit = True
         if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # it has just ended by itself
-                self.loop.call_soon_threadsafe(self._should_stop.set)
             self._thread.join()
-            for tasks in (self._small, self._large):
-                tasks.put(None)
-        elif not self.loop.is_closed():
-            self.loop.close()
+        for pool in (self._small, self._large):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._socket.close()
 
-    # --- the event loop --------------------------------------------------------------------
-
     def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.set_exception_handler(_log_trouble)
-        try:
-            self.loop.run_until_complete(self._serve())
-        finally:
-            self.loop.close()
+        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._look_after_connections()
-        server = await self.loop.create_server(
-            lambda: Connection(self), sock=self._socket, backlog=BACKLOG
-        )
-        await self._should_stop.wait()
-        server.close()
-        self.is_stopping = True
+        asyncio.get_running_loop().set_exception_handler(self._log_trouble)
+        await self._server.serve(sockets=[self._socket])
+        if tasks := self._server.server_state.tasks:  # cancelled: they tell their clients
+            await asyncio.wait(tasks, timeout=LINGER_SECONDS)
         for connection in list(self.connections):
-            connection.shut_down(LATE_SECONDS)
-        if self.connections:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_empty.wait(), DRAIN_SECONDS)
-        for connection in list(self.connections):
-            connection.abort()
+            connection.transport.abort()
         await asyncio.sleep(0)  # the transports close in the next round
 
-    def _look_after_connections(self) -> None:
-        """One timer for all: to set and cancel one a request would cost more than the request."""
-        self.date = email.utils.formatdate(usegmt=True)
-        now = self.loop.time()
-        for connection in list(self.connections):
-            connection.look_after(now)
-        pause = min(0.5, self.limits.patience_seconds / 4, self.limits.idle_seconds / 4)
-        self.loop.call_later(pause, self._look_after_connections)
+    def _log_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A line a second, where asyncio writes a thousand tracebacks: no file descriptors left."""
+        if not isinstance(context.get("exception"), OSError):
+            loop.default_exception_handler(context)
+        elif loop.time() > self._quiet_until:
+            self._quiet_until = loop.time() + 1
+            log.warning("%s: %s", context.get("message"), context["exception"])
 
-    def handle(self, connection: Connection, request: Request) -> None:
-        """Puts a request in the queue of the threads."""
-        tasks = self._large if expected_size(request) > LARGE_BYTES else self._small
-        tasks.put((connection, request))
+    # --- a request -------------------------------------------------------------------------
 
-    def lost(self, connection: Connection) -> None:
-        """Ends the wait of `stop` with the last connection."""
-        if self.is_stopping and not self.connections:
-            self._is_empty.set()
+    async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            answer = await self._answer(request)
+        except ClientDisconnect:
+            return
+        except Refused as refused:
+            await _refuse(refused.answer, request, send)
+            return
+        except asyncio.CancelledError:  # by uvicorn, after DRAIN_SECONDS
+            answer = error_page(503)
+        await answer(scope, receive, send)
 
-    def _send_finished(self) -> None:
-        # First the flag: what is appended from here on wakes the loop once more.
-        self._is_woken = False
-        while self._finished:
-            connection, answer = self._finished.popleft()
-            connection.answer(answer)
+    async def _answer(self, request: Request) -> Response:
+        _check_head(request, self._limits)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in request.stream():
+                size += len(chunk)
+                self.held_bytes += len(chunk)
+                if size > self._limits.body_bytes:
+                    raise Refused(error_page(413))
+                if self.held_bytes > self._limits.held_bytes:
+                    message = "The bodies of all requests take too much memory: try again later"
+                    raise Refused(error_answer(Code.RESOURCE_EXHAUSTED, message))
+                chunks.append(chunk)
+            body = b"".join(chunks)
+            chunks.clear()
+            is_large = inflated_size(request, body) > LARGE_BYTES
+            pool = self._large if is_large else self._small
+            return await asyncio.get_running_loop().run_in_executor(pool, self._work, request, body)
+        finally:
+            self.held_bytes -= size
 
-    # --- the other threads -----------------------------------------------------------------
-
-    def _work(self, tasks: queue.SimpleQueue) -> None:
-        while (task := tasks.get()) is not None:
-            connection, request = task
-            answer = GONE if connection.is_lost else self._api.answer(request)
-            self._finished.append((connection, answer))
-            del task, connection, request, answer  # else they live on until the next one comes
-            if not self._is_woken:
-                self._is_woken = True
-                with contextlib.suppress(RuntimeError):  # the loop is closed: too late
-                    self.loop.call_soon_threadsafe(self._send_finished)
-        tasks.put(None)  # for the next thread
+    def _work(self, request: Request, body: bytes) -> Response:
+        """In a thread, perhaps after a while: the client may be gone."""
+        if request.state.transport.is_closing():
+            return Response(status_code=499)  # nobody gets it
+        return self._api.answer(request, body)
 
 
-def _log_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """One line, where asyncio would write a traceback: it is out of file descriptors, mostly."""
-    log.warning("%s: %s", context.get("message"), context.get("exception"))
+class Refused(Exception):
+    """The answer to a request whose body is not going to be read.
+
+    Args:
+        answer: that is sent instead.
+    """
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+def _check_head(request: Request, limits: Limits) -> None:
+    """Refuses, before any of the body has come, what libevent would not hand to TF Serving."""
+    version = request.scope["http_version"]
+    if version not in ("1.0", "1.1"):
+        raise Refused(error_page(400))
+    if request.method not in METHODS:
+        raise Refused(error_page(501))
+    if int(request.headers.get("content-length", "0")) > limits.body_bytes:
+        raise Refused(error_page(413))
+    if version == "1.1" and request.headers.get("expect", "100-continue").lower() != "100-continue":
+        raise Refused(error_page(417))
+
+
+async def _refuse(answer: Response, request: Request, send: Send) -> None:
+    """Sends the answer, and waits a little for the end of what the client is still sending.
+
+    A socket that is closed with bytes unread resets the connection, and the client may never see
+    the answer.
+    """
+    answer.headers["Connection"] = "close"
+    start = {"status": answer.status_code, "headers": answer.raw_headers}
+    await send({"type": "http.response.start", **start})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for _ in request.stream():
+                pass
+    await send({"type": "http.response.body"})
+
+
+def _configure(application: Any, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        interface="asgi3",
+        http=functools.partial(BoundedProtocol, limits=limits),  # type: ignore[arg-type]
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # no line a bad request: clients could fill the log
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
+    listener = socket.create_server(
+        (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
+    )
+    # Connections inherit it. asyncio sets it only where a socket names its protocol, and without
+    # it the second half of an answer (uvicorn sends two) waits 40 ms for a sign of the client.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 

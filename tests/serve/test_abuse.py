@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import resource
+import socket
+import struct
 import threading
 import time
 import tracemalloc
@@ -19,9 +21,9 @@ import psutil
 import pytest
 from rest_stand_in import ANSWER, BODY, Client, OneModelStore, exchange, post, together
 
-from serve.http_connection import Limits
 from serve.metrics import Metrics
-from serve.rest_server import RestServer
+from serve.rest_protocol import Limits
+from serve.rest_server import LARGE_THREADS, RestServer
 
 LIMITS = Limits(
     head_bytes=16 * 1024,
@@ -95,6 +97,9 @@ def error_of(answer: tuple[int, bytes]) -> tuple[int, str]:
         post().replace(b"Content-Length: ", b"Content-Length: 9999999999999999999999"),
         post().replace(b"Content-Length: 20", b"Transfer-Encoding: chunked, identity"),
         post().replace(b"Content-Length: 20", b"Transfer-Encoding: chunked"),  # no chunk
+        b"CONNECT half:80 HTTP/1.1\r\nHost: half\r\n\r\n",
+        b"CONNECT half:80 HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\n\r\n",
         b"GET /v1/models/half\xff HTTP/1.1\r\n\r\n",
         b"GET /v1/models/half%zz HTTP/1.1\r\n\r\n",
     ],
@@ -107,11 +112,10 @@ def test_what_is_no_request(server: RestServer, data: bytes):
     assert client.is_closed()
 
 
-@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "LINK"])
+@pytest.mark.parametrize("method", ["TRACE", "PROPFIND", "LINK"])
 def test_methods_that_tf_serving_does_not_know(server: RestServer, method: str):
-    target = "half:80" if method == "CONNECT" else "/v1/models/half"
     client = Client(server.address)
-    client.send(f"{method} {target} HTTP/1.1\r\nHost: half\r\n\r\n".encode())
+    client.send(f"{method} /v1/models/half HTTP/1.1\r\nHost: half\r\n\r\n".encode())
     status, page = client.answer()
     assert status == 501  # as libevent
     assert b"<TITLE>501 Not Implemented</TITLE>" in page
@@ -213,8 +217,13 @@ def test_a_body_over_the_limit_is_refused_before_it_comes(server: RestServer):
 
 def test_a_refused_client_that_goes_on_sending_sees_the_answer(server: RestServer):
     client = Client(server.address)
-    client.send(post(b"x" * 3_000_000, length=LIMITS.body_bytes + 1))
+    client.socket.sendall(post(b"x" * 3_000_000, length=LIMITS.body_bytes + 1))
     assert client.answer()[0] == 413
+    client.socket.settimeout(0.1)
+    with pytest.raises(TimeoutError):  # it is waited for: no reset
+        client.socket.recv(1)
+    client.socket.settimeout(30)
+    assert client.is_closed()
 
 
 def test_chunks_over_the_limit_are_counted(server: RestServer):
@@ -226,7 +235,7 @@ def test_chunks_over_the_limit_are_counted(server: RestServer):
     assert client.answer()[0] == 413
 
 
-def test_bodies_that_are_held_together_are_bounded(server: RestServer):
+def test_bodies_that_are_held_together_are_bounded(server: RestServer, wait_until):
     """Each is allowed, and all of them are not: the last ones are told to come again."""
     body = b" " * (LIMITS.body_bytes - 100)
     clients = [Client(server.address) for _ in range(6)]
@@ -234,7 +243,7 @@ def test_bodies_that_are_held_together_are_bounded(server: RestServer):
         threading.Thread(target=client.send, args=(post(body, length=len(body) + 1),)).start()
     statuses = [client.answer()[0] for client in clients]  # the rest are closed: too slow
     assert set(statuses) == {429, 0}
-    assert server.held_bytes == 0
+    wait_until(lambda: server.held_bytes == 0)
 
 
 def test_chunked_bodies(server: RestServer):
@@ -261,18 +270,17 @@ def test_trailers_are_not_held(server: RestServer):
     tracemalloc.stop()
     assert peak < 4 * 1024 * 1024
     client.send(b"\r\n")
-    assert client.answer() in ((200, ANSWER), (400, b""), (0, b""))
+    assert client.answer()[0] in (200, 400, 0)
 
 
 def test_a_length_that_is_a_lie(server: RestServer):
-    """Too long: the rest never comes. Too short: what is over is another request, a bad one."""
+    """Too long: the rest never comes. Too short: what is over is no request."""
     client = Client(server.address)
     client.send(post(length=len(BODY) + 1))
     assert client.answer() == (0, b"")
     client = Client(server.address)
     client.send(post(length=len(BODY) - 1) + b"x" * 10)
-    assert client.answer()[0] == 400
-    assert client.answer()[0] == 400
+    assert "JSON Parse error" in error_of(client.answer())[1]
     assert client.is_closed()
 
 
@@ -345,7 +353,7 @@ def test_many_bombs_at_once(server: RestServer, bomb: bytes):
     size = 100 * 1024 * 1024
     over = bomb[:-4] + (size + 1).to_bytes(4, "little")
     lie = bomb[:-4] + (1000).to_bytes(4, "little")
-    bombs = [bomb] * 2 + [over] * 24 + [lie] * 24
+    bombs = [bomb] * 4 + [over] * 23 + [lie] * 23
     before = resident()
     highest = [before]
     is_done = threading.Event()
@@ -372,7 +380,8 @@ def test_many_bombs_at_once(server: RestServer, bomb: bytes):
     watcher.join()
     assert other == (200, ANSWER)
     assert {status for status, _ in exploded} == {400}
-    assert highest[0] - before < 600 * 1024 * 1024  # one at a time, and its copies as text
+    # Fifty would be five gigabytes: only few are text at once, each with its copies.
+    assert highest[0] - before < LARGE_THREADS * 5 * size
     assert waits[0] < 5
 
 
@@ -481,7 +490,6 @@ def test_a_pipeline_that_ends_badly(server: RestServer):
     client.send(post() + STATUS + b"no HTTP\r\n\r\n" + post())
     assert client.answer() == (200, ANSWER)
     assert client.answer()[0] == 200
-    assert client.answer()[0] == 400
     assert client.is_closed()
 
 
@@ -499,30 +507,54 @@ def test_a_pipeline_whose_answers_nobody_takes(
     client.close()
 
 
+def test_a_pipeline_without_end_is_not_held(server: RestServer, wait_until):
+    """However many requests wait, no more are read than fit in one read of the socket."""
+    wait_until(lambda: not server.connections)
+    client = Client(server.address)
+    sending = threading.Thread(target=client.send, args=(post() * 50_000,))
+    sending.start()
+    for _ in range(20):
+        assert client.answer() == (200, ANSWER)
+        (connection,) = server.connections
+        assert len(connection.pipeline) <= 2**18 / len(post())
+    client.socket.shutdown(socket.SHUT_RDWR)
+    sending.join()
+    client.close()
+
+
+def test_a_pipeline_of_offers(server: RestServer):
+    """Many in one piece: each is declined, one after the other."""
+    offer = STATUS[:-2] + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    client = Client(server.address)
+    client.send(offer * 2000)
+    assert {client.answer()[0] for _ in range(2000)} == {200}
+
+
 def test_requests_of_clients_that_went_away_are_not_run(
     server: RestServer, store: OneModelStore, wait_until
 ):
-    """What waits for a thread is dropped, and its body is counted until then."""
+    """What waits for a thread is dropped after a reset; its body is counted until then."""
     may_end = threading.Event()
-    store.servable.behave = lambda: may_end.wait(10)
+    store.servable.behave = lambda: may_end.wait(20)
+    expected = len(store.servable.timeouts) + 4
     running = [Client(server.address) for _ in range(4)]
     for client in running:
         client.send(post())
-    wait_until(lambda: len(server.connections) == 4)
-    before = len(store.servable.timeouts)
+    wait_until(lambda: len(store.servable.timeouts) == expected)
     gone = [Client(server.address) for _ in range(4)]
     for client in gone:
         client.send(post(BODY + b" " * 1_000_000))
     wait_until(lambda: server.held_bytes >= 4_000_000)
-    for client in gone:
+    for client in gone:  # a plain close could be that of a client that waits for its answer
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-    time.sleep(0.05)
+    wait_until(lambda: len(server.connections) == 4)
     assert server.held_bytes >= 4_000_000
     may_end.set()
     assert [client.answer() for client in running] == [(200, ANSWER)] * 4
     wait_until(lambda: server.held_bytes == 0)
     store.servable.behave = lambda: None
-    assert len(store.servable.timeouts) - before <= 4
+    assert len(store.servable.timeouts) == expected
 
 
 def test_a_thousand_connections(patient_server: RestServer):
@@ -546,8 +578,9 @@ def test_a_thousand_connections(patient_server: RestServer):
 def test_no_file_descriptors_are_left(server: RestServer, caplog: pytest.LogCaptureFixture):
     """Connections wait until there are some again; the log gets a line, not a traceback."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, limits[1]))
+    lowest = os.dup(0)  # of those that are free
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 20, limits[1]))
     clients: list[Client] = []
 
     def connect_for_ever() -> None:
@@ -562,6 +595,7 @@ def test_no_file_descriptors_are_left(server: RestServer, caplog: pytest.LogCapt
     clients[-1].send(post())
     assert clients[-1].answer() == (200, ANSWER)
     assert "Traceback" not in caplog.text
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) < 5
     caplog.clear()
     for client in clients:
         client.close()
