@@ -73,9 +73,6 @@ def headings(page: Path) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found]
 
 
-@pytest.mark.skipif(
-    not (ROOT / "serve" / "rest_protocol.py").exists(), reason="REST is on its way to uvicorn"
-)
 def test_tree_of_serve_is_whole() -> None:
     tree = blocks("serve/README.md", "text")[-1]
     named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line}
