@@ -578,7 +578,7 @@ def serving(run: Run) -> list[tuple[str, str]] | None:
         ("Ask it by gRPC", f"python -m serve.client --grpc 127.0.0.1:8500 --model {name} {words}"),
         (
             "Or serve it by TF Serving itself",
-            f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mounted} "
+            f"docker run --rm -p 127.0.0.1:8501:8501 -e MODEL_NAME={name} -v {mounted} "
             "tensorflow/serving:2.20.0",
         ),
         (

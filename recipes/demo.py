@@ -150,7 +150,7 @@ def print_next_steps() -> None:
 the run on one page, for a browser: {(OUTPUT / "report.html").resolve()}
 .venv/bin/tensorboard --logdir {OUTPUT}/tensorboard
 curl -d '{body}' http://localhost:8501/v1/models/{NAME}:predict
-docker run --rm -p 8500:8500 -p 8501:8501 -e MODEL_NAME={NAME} \\
+docker run --rm -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 -e MODEL_NAME={NAME} \\
     -v {base}:/models/{NAME} tensorflow/serving:2.20.0
 (the curl asks that container, or the local server:
  .venv/bin/python -m serve.server --model_name={NAME} --model_base_path={base})""")

@@ -1,7 +1,7 @@
 """Which batching parameters serve best: texts a second and p99 of each, at 32 clients by gRPC.
 
 `python benchmarks/serving/sweep.py`: for each setting a server of its own, on mixed and on short
-texts, three rounds in turn. serve/batching.config holds what this chose.
+texts, round after round. serve/batching.config holds what this chose.
 """
 
 from __future__ import annotations
