@@ -106,6 +106,7 @@ LEVELS = {
         *GROUND,
     },
     "verify": {"answers", "certificate", "fresh_process", *GROUND},
+    "publish": {"certificate", "serving_files", *GROUND},
     "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
     "optimizers": {"config"},
     "training": {
@@ -246,6 +247,7 @@ LEVELS = {
 FOREIGN = {"serve", "train", "torch", "tf_keras", "transformers"}
 ALLOWED_FOREIGN = {
     "verify": {"serve"},
+    "publish": {"serve"},
     "compare": {"serve"},
     "report": {"serve"},
     "evaluate": {"serve"},
