@@ -22,8 +22,8 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_http_proxy", 0),  # a model server is asked directly
     ("grpc.enable_retries", 0),  # `send_repeatedly` does it, alike for REST
     # A repeat finds gRPC ready to connect: by default it would wait a second, then ever longer.
+    # The smallest back-off stays what it is, 20 s: it is also the time that connecting may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
