@@ -39,7 +39,8 @@ class GrpcClient(ModelClient):
         timeout: seconds that a call may take with all its requests and repeats, if the call
             itself names no other; `math.inf` is no limit. The server is told what is left of it.
         retries: how often and when a request that was UNAVAILABLE is sent again.
-        batch_size: rows in one request; longer calls are cut. None sends all in one.
+        batch_size: rows in one request; longer calls are cut. None sends all in one, but for
+            `predict_rows`, which then sends each row by itself.
         max_in_flight: how many requests of one call may be under way at once.
         tls: encrypts the connection; `Tls()` for a server whose certificate gRPC trusts.
 

@@ -369,10 +369,22 @@ def test_rows_that_do_not_join(rest: ScriptedHttp):
         "outputs": [[0] * len(body["inputs"]["x"])] * len(body["inputs"]["x"])
     }
     with RestClient(rest.address, "m") as client:
-        with pytest.raises(ClientError, match=r"rows of the shapes \(8,\) and \(32,\)"):
+        with pytest.raises(ClientError, match=r"rows of the shapes \(8,\) and \(32,\)") as caught:
             client.predict(list(range(40)))
         rows = list(client.predict_rows(range(40)))
     assert [len(row["y"]) for row in rows] == [32] * 32 + [8] * 8
+    # What the error advises works.
+    assert str(caught.value).endswith("single rows, by predict_rows and batch_size=1")
+    with RestClient(rest.address, "m", batch_size=1) as client:
+        assert [row["y"].shape for row in client.predict_rows(range(3))] == [(1,)] * 3
+
+
+def test_without_a_batch_size_each_row_goes_by_itself(
+    rest: ScriptedHttp, connect: Callable[..., Any]
+):
+    client = connect(RestClient, rest.address, batch_size=None)
+    assert [row["y"] for row in client.predict_rows(range(3))] == [0, 1, 2]
+    assert sorted(body["inputs"]["x"] for body in rest.posts) == [[0], [1], [2]]
 
 
 def test_a_model_that_sums_up_its_batch(rest: ScriptedHttp):
