@@ -196,8 +196,8 @@ def join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
             raise ClientError(
                 "INVALID_ARGUMENT",
                 f"output {name} has rows of the shapes {shapes[0]} and {shapes[-1]}, as the batch "
-                "decides: ask for single rows by predict_rows, or send all in one request, by "
-                "batch_size=None",
+                "decides: send all in one request, by batch_size=None, or ask for single rows, by "
+                "predict_rows and batch_size=1",
             )
         joined[name] = np.concatenate(arrays)
     return joined

@@ -22,8 +22,8 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_http_proxy", 0),  # a model server is asked directly
     ("grpc.enable_retries", 0),  # `send_repeatedly` does it, alike for REST
     # A repeat finds gRPC ready to connect: by default it would wait a second, then ever longer.
+    # The smallest back-off stays what it is, 20 s: it is also the time that connecting may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
@@ -39,7 +39,8 @@ class GrpcClient(ModelClient):
         timeout: seconds that a call may take with all its requests and repeats, if the call
             itself names no other; `math.inf` is no limit. The server is told what is left of it.
         retries: how often and when a request that was UNAVAILABLE is sent again.
-        batch_size: rows in one request; longer calls are cut. None sends all in one.
+        batch_size: rows in one request; longer calls are cut. None sends all in one, but for
+            `predict_rows`, which then sends each row by itself.
         max_in_flight: how many requests of one call may be under way at once.
         tls: encrypts the connection; `Tls()` for a server whose certificate gRPC trusts.
 

@@ -62,8 +62,9 @@ class ModelClient:
     ) -> Iterator[dict[str, Any]]:
         """Predicts any number of rows, and gives the answer of each in its place.
 
-        Rows are only taken as requests have room for them: `batch_size` in one, `max_in_flight`
-        requests at a time. `timeout` is for each request here, its repeats included.
+        Rows are only taken as requests have room for them: `batch_size` in one (each by itself if
+        that is None), `max_in_flight` requests at a time. `timeout` is for each request here, its
+        repeats included.
 
         Args:
             rows: values of the only input, or {name: value} of one row.

@@ -52,7 +52,8 @@ class RestClient(ModelClient):
         timeout: seconds that a call may take with all its requests and repeats, if the call
             itself names no other; `math.inf` is no limit.
         retries: how often and when a request that was UNAVAILABLE is sent again.
-        batch_size: rows in one request; longer calls are cut. None sends all in one.
+        batch_size: rows in one request; longer calls are cut. None sends all in one, but for
+            `predict_rows`, which then sends each row by itself.
         max_in_flight: how many requests of one call may be under way at once.
         tls: the certificates of an https address.
 

@@ -38,11 +38,11 @@ def read_saved_model(path: Path, model: str) -> Metadata:
     Raises:
         ValueError: there is no SavedModel, or none for serving in it.
     """
-    folder = _newest(path)
     from google.protobuf import json_format
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
+    version, folder = _newest(path)
     try:
         saved_model = saved_model_pb2.SavedModel.FromString(
             (folder / "saved_model.pb").read_bytes()
@@ -55,18 +55,21 @@ def read_saved_model(path: Path, model: str) -> Metadata:
                 name: json_format.MessageToDict(signature, preserving_proto_field_name=True)
                 for name, signature in graph.signature_def.items()
             }
-            version = int(folder.name) if folder.name.isdecimal() else 1
             return Metadata(model, version, read_signatures(documents))
     raise ValueError(f'{folder} has no graph tagged "serve"')
 
 
-def _newest(path: Path) -> Path:
+def _newest(path: Path) -> tuple[int, Path]:
+    """The version to be served, and its folder."""
+    from serve.version_folders import find_versions, version_number  # they bring protobuf
+
     if (path / "saved_model.pb").is_file():
-        return path
-    versions = [folder for folder in path.glob("*/") if folder.name.isdecimal()]
-    for folder in sorted(versions, key=lambda folder: int(folder.name), reverse=True):
+        version = version_number(path.resolve().name)
+        return 1 if version is None else version, path
+    versions = find_versions(path) if path.is_dir() else {}
+    for version, folder in sorted(versions.items(), reverse=True):
         if (folder / "saved_model.pb").is_file():
-            return folder
+            return version, folder
     raise ValueError(f"{path} is no SavedModel, and no folder of versions of one")
 
 

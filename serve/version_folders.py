@@ -22,13 +22,14 @@ def find_versions(base_path: Path) -> dict[int, Path]:
     with os.scandir(base_path) as entries:
         # Sorted, so that of "01" and "1" it is always the same that counts.
         for entry in sorted(entries, key=lambda entry: entry.name):
-            number = _version_number(entry.name)
+            number = version_number(entry.name)
             if number is not None and _is_folder(entry):
                 folders[number] = Path(entry.path)
     return folders
 
 
-def _version_number(name: str) -> int | None:
+def version_number(name: str) -> int | None:
+    """The version that a folder of this name is; None if it is none."""
     if not (name.isascii() and name.isdigit()):
         return None
     number = int(name)

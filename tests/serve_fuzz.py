@@ -36,6 +36,25 @@ from systems import NAME, Served, model_server  # noqa: E402
 DEADLINE = 10.0  # seconds for any answer
 EXAMPLES = 500  # a turn of hypothesis
 
+# TRACE and QUERY are left out: libevent, and so this server, answers methods that it does not know
+# by 501, which is a 5xx but no failure. The answers of :classify are not held against their schema:
+# schemathesis 4.32 rewrites its prefixItems to the lists of older drafts, and then refuses them.
+# (The checks are not named by --checks, since that would undo what is said of :classify.)
+SCHEMATHESIS = """\
+[checks]
+enabled = false
+not_a_server_error.enabled = true
+status_code_conformance.enabled = true
+response_schema_conformance.enabled = true
+
+[phases.coverage]
+unexpected-methods = ["get", "put", "post", "delete", "options", "patch"]
+
+[[operations]]
+include-path-regex = ":classify$"
+checks.response_schema_conformance.enabled = false
+"""
+
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -196,9 +215,11 @@ def by_schemathesis(exported: Path, rest: Served, seconds: float) -> int:
         file = Path(folder) / "openapi.json"
         words = ["-m", "serve.openapi", str(exported), "--model", NAME, "--output", str(file)]
         subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+        (Path(folder) / "schemathesis.toml").write_text(SCHEMATHESIS)
         words = ["-m", "schemathesis.cli", "run", str(file), f"--url=http://{rest.address}"]
-        words += ["--checks=not_a_server_error,status_code_conformance,response_schema_conformance"]
-        words += ["--workers=2", "--max-examples=2000", f"--request-timeout={DEADLINE}"]
+        # One worker: in Python 3.11.7 and before, threads that parse code (as hypothesis does to
+        # show a lambda) upset each other, "AST constructor recursion depth mismatch".
+        words += ["--workers=1", "--max-examples=2000", f"--request-timeout={DEADLINE}"]
         words += [f"--max-time={seconds:.0f}"]
         return subprocess.run([sys.executable, *words], cwd=folder).returncode
 

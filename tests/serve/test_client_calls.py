@@ -1,6 +1,7 @@
 """How clients repeat, wait, cut and join, against servers made to fail in known ways."""
 
 import asyncio
+import contextlib
 import math
 import pickle
 import socket
@@ -166,6 +167,48 @@ def test_a_server_that_comes_late(kind: type, connect: Callable[..., Any]):
     assert found == [[3]]
 
 
+@contextlib.contextmanager
+def relay(address: str, seconds: float) -> Iterator[str]:
+    """The address of a relay to a server that lets nothing through in its first seconds."""
+    host, port = address.split(":")
+    ends = []
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # an end was closed
+            while data := source.recv(2**16):
+                target.sendall(data)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the listener was closed
+            while True:
+                near, _ = listener.accept()
+                threading.Thread(target=join, args=(near,), daemon=True).start()
+
+    def join(near: socket.socket) -> None:
+        ends.append(near)
+        time.sleep(seconds)
+        with contextlib.suppress(OSError):  # the server is gone
+            far = socket.create_connection((host, int(port)))
+            ends.append(far)
+            threading.Thread(target=copy, args=(far, near), daemon=True).start()
+            copy(near, far)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    for end in ends:
+        end.close()
+
+
+def test_a_slow_handshake_is_waited_for(
+    grpc_service: tuple[ScriptedGrpc, str], connect: Callable[..., Any]
+):
+    with relay(grpc_service[1], 0.3) as address:
+        client = connect(GrpcClient, address, retries=Retries(attempts=1))
+        assert client.predict([1])["y"].tolist() == [1]
+
+
 def test_grpc_is_sent_again(grpc_service: tuple[ScriptedGrpc, str], connect: Callable[..., Any]):
     service, address = grpc_service
     service.script = [grpc.StatusCode.UNAVAILABLE] * 2
@@ -203,32 +246,34 @@ def test_pauses_double_up_to_the_longest():
 
 @pytest.mark.parametrize("step", ["hang", "trickle"])
 def test_deadline_of_rest(rest: ScriptedHttp, connect: Callable[..., Any], step: str):
-    rest.script = [step]
     client = connect(RestClient, rest.address)
-    with pytest.raises(ClientError, match="no answer within 0.2 seconds") as caught:
-        client.predict([1], timeout=0.2)
-    assert (caught.value.code, len(rest.posts)) == ("DEADLINE_EXCEEDED", 1)
+    client.predict([1])  # the metadata is fetched
+    rest.script = [step]
+    with pytest.raises(ClientError, match="no answer within 1 seconds") as caught:
+        client.predict([1], timeout=1)
+    assert (caught.value.code, len(rest.posts)) == ("DEADLINE_EXCEEDED", 2)
     assert client.predict([1])["y"].tolist() == [1]  # the client is still good
 
 
 def test_deadline_of_grpc(grpc_service: tuple[ScriptedGrpc, str], connect: Callable[..., Any]):
     service, address = grpc_service
     client = connect(GrpcClient, address)
-    client.metadata()  # TensorFlow is imported
+    client.metadata()  # it is kept, and TensorFlow is imported
     service.script = ["hang"]
-    with pytest.raises(ClientError, match="no answer within 0.2 seconds") as caught:
-        client.predict([1], timeout=0.2)
+    with pytest.raises(ClientError, match="no answer within 1 seconds") as caught:
+        client.predict([1], timeout=1)
     assert (caught.value.code, len(service.requests)) == ("DEADLINE_EXCEEDED", 1)
     assert client.predict([1])["y"].tolist() == [1]
 
 
 def test_deadline_ends_the_repeats(rest: ScriptedHttp, connect: Callable[..., Any]):
+    # The second request is sent after 0.5 to 1 s; the pause after it takes 1 s at least.
+    client = connect(RestClient, rest.address, retries=Retries(1000, first_pause=1))
+    client.metadata()
     rest.script = [ERROR_503] * 1000
-    client = connect(RestClient, rest.address, retries=Retries(1000, first_pause=0.05))
     with pytest.raises(ClientError) as caught:
-        client.predict([1], timeout=0.4)
-    assert caught.value.code == "UNAVAILABLE"
-    assert 2 <= len(rest.posts) <= 20
+        client.predict([1], timeout=1.4)
+    assert (caught.value.code, len(rest.posts)) == ("UNAVAILABLE", 2)
 
 
 def test_no_deadline(rest: ScriptedHttp, connect: Callable[..., Any]):
@@ -324,10 +369,22 @@ def test_rows_that_do_not_join(rest: ScriptedHttp):
         "outputs": [[0] * len(body["inputs"]["x"])] * len(body["inputs"]["x"])
     }
     with RestClient(rest.address, "m") as client:
-        with pytest.raises(ClientError, match=r"rows of the shapes \(8,\) and \(32,\)"):
+        with pytest.raises(ClientError, match=r"rows of the shapes \(8,\) and \(32,\)") as caught:
             client.predict(list(range(40)))
         rows = list(client.predict_rows(range(40)))
     assert [len(row["y"]) for row in rows] == [32] * 32 + [8] * 8
+    # What the error advises works.
+    assert str(caught.value).endswith("single rows, by predict_rows and batch_size=1")
+    with RestClient(rest.address, "m", batch_size=1) as client:
+        assert [row["y"].shape for row in client.predict_rows(range(3))] == [(1,)] * 3
+
+
+def test_without_a_batch_size_each_row_goes_by_itself(
+    rest: ScriptedHttp, connect: Callable[..., Any]
+):
+    client = connect(RestClient, rest.address, batch_size=None)
+    assert [row["y"] for row in client.predict_rows(range(3))] == [0, 1, 2]
+    assert sorted(body["inputs"]["x"] for body in rest.posts) == [[0], [1], [2]]
 
 
 def test_a_model_that_sums_up_its_batch(rest: ScriptedHttp):

@@ -252,6 +252,17 @@ def test_classify_and_regress():
         assert not schema.is_valid({"results": bad})
 
 
+def test_versions_are_those_that_the_server_finds(root: Path, tmp_path: Path):
+    saved_model = (root / "news" / str(VERSION) / "saved_model.pb").read_bytes()
+    for name in ("3", "0004", "٥", str(2**63)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").write_bytes(saved_model)
+    (tmp_path / "6").mkdir()  # not yet copied
+    assert read_saved_model(tmp_path, "m").version == 4
+    assert read_saved_model(tmp_path / "0004", "m").version == 4
+    assert read_saved_model(tmp_path / "٥", "m").version == 1
+
+
 def test_errors_are_one_line(root: Path, url: str, tmp_path: Path, capsys: Any):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"\xff\xff")
