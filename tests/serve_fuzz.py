@@ -198,9 +198,10 @@ def by_hypothesis(rest: Served, seconds: float) -> Counter[int]:
             body = gzip.compress(body, compresslevel=1)
         status, answer = call(rest.address, method, path, headers, body)
         counts[status] += 1
-        assert status < 500, f"{method} {path}: {status} {answer[:300]!r}"
+        # libevent knows no other methods than those of HTTP
+        assert status < 500 or (status == 501 and method == "X"), f"{method} {path}: {answer!r}"
         assert b"Traceback" not in answer
-        if path.startswith("/v1/") and status >= 400 and method != "HEAD":
+        if path.startswith("/v1/") and 400 <= status < 500 and method != "HEAD":
             assert list(json.loads(answer)) == ["error"]
 
     ends = time.monotonic() + seconds
