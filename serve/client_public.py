@@ -9,8 +9,7 @@ from serve.client_calls import iterate_blocking, run_blocking
 from serve.client_data import Metadata, VersionState
 from serve.client_model import ModelCalls, as_async
 from serve.client_wire import Choice
-
-SIGNATURE = "serving_default"
+from serve.names import DEFAULT_SIGNATURE
 
 
 class ModelClient:
@@ -28,7 +27,7 @@ class ModelClient:
         self,
         inputs: Mapping[str, Any] | Sequence[Any] | np.ndarray,
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -55,7 +54,7 @@ class ModelClient:
         self,
         rows: Iterable[Any],
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -77,7 +76,7 @@ class ModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -102,7 +101,7 @@ class ModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -144,7 +143,7 @@ class AsyncModelClient:
         self,
         inputs: Mapping[str, Any] | Sequence[Any] | np.ndarray,
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -157,7 +156,7 @@ class AsyncModelClient:
         self,
         rows: Iterable[Any] | AsyncIterable[Any],
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -171,7 +170,7 @@ class AsyncModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -185,7 +184,7 @@ class AsyncModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
