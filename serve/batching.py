@@ -4,8 +4,8 @@ Requests wait in the queue of their signature; the threads of the scheduler, whi
 share, take batches from the queues in turn.
 """
 
+import logging
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -25,8 +25,13 @@ from serve.batch_queue import (
     wrapped,
 )
 from serve.errors import Code, ServingError, invalid_argument
+from serve.flags import number_of_cpus
 from serve.metrics import Histogram, Metrics
 from serve.session import ModelSession
+
+STOP_SECONDS = 30
+
+log = logging.getLogger(__name__)
 
 
 class BatchScheduler:
@@ -43,7 +48,7 @@ class BatchScheduler:
     def __init__(self, parameters: Any, *, metrics: Metrics) -> None:
         self._options = queue_options(parameters)
         self._metrics = metrics
-        num_threads = wrapped(parameters, "num_batch_threads", _count_cpus())
+        num_threads = wrapped(parameters, "num_batch_threads", number_of_cpus())
         if num_threads < 1:
             raise invalid_argument(f"num_batch_threads must be positive; was {num_threads}")
         # One lock for all queues: it is held for microseconds. Threads without work wait here.
@@ -107,14 +112,20 @@ class BatchScheduler:
         return tasks
 
     def stop(self) -> None:
-        """Runs what is waiting, then ends the threads."""
+        """Runs what is waiting, then ends the threads; 30 seconds at most are waited for that."""
         with self._changed:
             self._is_stopping = True
             for queue in self._queues:
                 queue.is_closed = True
             self._changed.notify_all()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0))
+        num_running = sum(thread.is_alive() for thread in self._threads)
+        if num_running:
+            log.warning(
+                "%d batches still run after %d seconds: they are left", num_running, STOP_SECONDS
+            )
 
     def _work(self) -> None:
         while self._run_next():
@@ -288,12 +299,6 @@ class BatchingSession:
         for output in outputs:
             _check_rows(output, size)
         return outputs
-
-
-def _count_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _observe(histogram: Histogram, value: float) -> None:

@@ -33,6 +33,7 @@ from serve.client_model import ModelCalls
 from serve.client_public import AsyncModelClient, ModelClient
 from serve.client_rest import AsyncRestClient, RestClient, RestWire
 from serve.client_wire import Choice
+from serve.names import DEFAULT_SIGNATURE
 
 __all__ = [
     "AsyncGrpcClient",
@@ -61,7 +62,7 @@ def predict_rest(
     inputs: Mapping[str, Any] | None = None,
     *,
     instances: Sequence[Any] | None = None,
-    signature_name: str = "serving_default",
+    signature_name: str = DEFAULT_SIGNATURE,
     timeout: float = 60.0,
 ) -> dict[str, np.ndarray]:
     """Predicts by REST, in one request and on a connection of its own.
@@ -115,7 +116,7 @@ def predict_grpc(
     inputs: Mapping[str, Any],
     *,
     version: int | None = None,
-    signature_name: str = "serving_default",
+    signature_name: str = DEFAULT_SIGNATURE,
     timeout: float = 60.0,
 ) -> dict[str, np.ndarray]:
     """Predicts by gRPC, in one request and on a connection of its own.

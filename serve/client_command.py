@@ -14,9 +14,10 @@ from serve.client_calls import ClientError, Retries
 from serve.client_data import Signature, TensorType, to_json
 from serve.client_grpc import GrpcClient
 from serve.client_http import Tls
-from serve.client_public import SIGNATURE, ModelClient
+from serve.client_public import ModelClient
 from serve.client_rest import RestClient
 from serve.command_line import OneLineParser
+from serve.names import DEFAULT_SIGNATURE
 
 EPILOG = """\
 One line of JSON is printed for each text:
@@ -83,7 +84,9 @@ def _parser() -> OneLineParser:
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--version", type=int, help="which version to ask; else the newest")
     version.add_argument("--label", default="", help="the same by its label, as 'stable'")
-    parser.add_argument("--signature", default=SIGNATURE, help=f"which to run ({SIGNATURE})")
+    parser.add_argument(
+        "--signature", default=DEFAULT_SIGNATURE, help=f"which to run ({DEFAULT_SIGNATURE})"
+    )
     parser.add_argument(
         "--timeout",
         type=float,

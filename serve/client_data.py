@@ -9,6 +9,7 @@ import numpy as np
 
 from serve import tensors
 from serve.client_calls import ClientError
+from serve.names import DEFAULT_SIGNATURE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Metadata:
         Raises:
             ClientError: there is none of this name.
         """
-        name = name or "serving_default"
+        name = name or DEFAULT_SIGNATURE
         if name not in self.signatures:
             names = ", ".join(sorted(self.signatures))
             raise ClientError(

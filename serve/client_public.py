@@ -9,8 +9,7 @@ from serve.client_calls import iterate_blocking, run_blocking
 from serve.client_data import Metadata, VersionState
 from serve.client_model import ModelCalls, as_async
 from serve.client_wire import Choice
-
-SIGNATURE = "serving_default"
+from serve.names import DEFAULT_SIGNATURE
 
 
 class ModelClient:
@@ -28,7 +27,7 @@ class ModelClient:
         self,
         inputs: Mapping[str, Any] | Sequence[Any] | np.ndarray,
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -55,7 +54,7 @@ class ModelClient:
         self,
         rows: Iterable[Any],
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -78,7 +77,7 @@ class ModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -103,7 +102,7 @@ class ModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -145,7 +144,7 @@ class AsyncModelClient:
         self,
         inputs: Mapping[str, Any] | Sequence[Any] | np.ndarray,
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -158,7 +157,7 @@ class AsyncModelClient:
         self,
         rows: Iterable[Any] | AsyncIterable[Any],
         *,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -172,7 +171,7 @@ class AsyncModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,
@@ -186,7 +185,7 @@ class AsyncModelClient:
         examples: Sequence[Mapping[str, Any]],
         *,
         context: Mapping[str, Any] | None = None,
-        signature_name: str = SIGNATURE,
+        signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         label: str = "",
         timeout: float | None = None,

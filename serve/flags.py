@@ -67,15 +67,16 @@ LARGEST_INT32 = 2**31 - 1
 LARGEST_PORT = 2**16 - 1
 
 
-def _number_of_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
+def number_of_cpus() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 # tensorflow_model_server takes 4 a CPU, and refuses what comes when all are busy. Here it waits,
 # and a batch holds no more requests than there are threads: hence not fewer than 32.
-DEFAULT_THREADS = max(32, 4 * _number_of_cpus())
+DEFAULT_THREADS = max(32, 4 * number_of_cpus())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +214,7 @@ NO_EFFECT = (
     Flag("num_request_iterations_for_warmup", 0, "each warm-up request is replayed once"),
     Flag("remove_unused_fields_from_bundle_metagraph", True, "only the signatures are kept anyway"),
     Flag("prefer_tflite_model", False, "only saved_model.pb is served"),
-    Flag("num_tflite_pools", _number_of_cpus(), "only saved_model.pb is served"),
+    Flag("num_tflite_pools", number_of_cpus(), "only saved_model.pb is served"),
     Flag("num_tflite_interpreters_per_pool", 1, "only saved_model.pb is served"),
     Flag("xla_cpu_compilation_enabled", False, "XLA is left as TensorFlow has it"),
     Flag("xla_gpu_compilation_enabled", False, "XLA is left as TensorFlow has it"),

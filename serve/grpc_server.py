@@ -3,9 +3,11 @@
 import functools
 import logging
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -25,9 +27,11 @@ DEFAULTS = {
     "grpc.so_reuseport": 0,  # else two servers share a port without a word
 }
 HEALTH_NAMES = ("", "ModelService", "PredictionService")  # "" is the whole server
-# Status, reload and health have threads of their own, so that they are answered when all the
-# others are at predictions, and a reload, which waits for its models, holds up none of these.
+# Status and health have threads of their own, so that they are answered when all the others are
+# at predictions. So have reloads: each waits for its models, which may be for ever, and one that
+# mends what another waits for must not stand behind it. They are made as they are needed.
 NUM_SIDE_THREADS = 4
+NUM_RELOAD_THREADS = 32
 
 log = logging.getLogger(__name__)
 
@@ -77,29 +81,35 @@ class GrpcServer:
         self._side_threads = futures.ThreadPoolExecutor(
             NUM_SIDE_THREADS, thread_name_prefix="grpc_side"
         )
+        self._reload_threads = futures.ThreadPoolExecutor(
+            NUM_RELOAD_THREADS, thread_name_prefix="grpc_reload"
+        )
+        self._is_stopping = threading.Event()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             options=list((DEFAULTS | dict(channel_arguments)).items()),
         )
         self._health = _Health() if health else None
         predictions = PredictionService(store, metrics, as_tensor_content=as_tensor_content)
-        self._add_services(predictions, ModelService(store))
-        addresses = []
-        if port is not None:
-            name = f"[{host}]" if ":" in host else host
-            addresses.append(f"{name}:{self._open(f'{name}:{port}')}")
-        if socket_path is not None:
-            _require_unused(socket_path)
-            self._open(f"unix:{socket_path}")
-            addresses.append(f"unix:{socket_path}")
-        self.address = addresses[0]
+        self._add_services(predictions, ModelService(store, is_stopping=self._is_stopping))
+        try:
+            self.address = self._open_all(port, host, socket_path)
+        except OSError:
+            # gRPC closes what is open already only when a server that was started stops.
+            self.start()
+            self._server.stop(grace=None).wait()
+            raise
 
     def start(self) -> None:
         """Begins to answer."""
         self._server.start()
 
     def stop(self) -> None:
-        """Takes no new call, and waits for those that run (30 seconds at most)."""
+        """Takes no new call, and waits for those that run (30 seconds at most).
+
+        Reloads that wait for their models are not waited for.
+        """
+        self._is_stopping.set()
         if self._health:
             self._health.end()
         all_done = self._server.stop(grace=DRAIN_SECONDS)
@@ -108,18 +118,32 @@ class GrpcServer:
             log.warning("gRPC calls still run after %d seconds: they are cut off", DRAIN_SECONDS)
             all_done.wait(1)
         self._side_threads.shutdown(wait=False)
+        self._reload_threads.shutdown(wait=False)
 
     def _add_services(self, predictions: PredictionService, models: ModelService) -> None:
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             predictions, self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            _Aside(models, self._side_threads), self._server
+            _Aside(models, self._side_threads, {"HandleReloadConfigRequest": self._reload_threads}),
+            self._server,
         )
         if self._health:
             health_pb2_grpc.add_HealthServicer_to_server(
                 _Aside(self._health, self._side_threads), self._server
             )
+
+    def _open_all(self, port: int | None, host: str, socket_path: Path | None) -> str:
+        """Opens what is asked for; gives the first address."""
+        addresses = []
+        if port is not None:
+            name = f"[{host}]" if ":" in host else host
+            addresses.append(f"{name}:{self._open(f'{name}:{port}')}")
+        if socket_path is not None:
+            _require_unused(socket_path)
+            self._open(f"unix:{socket_path}")
+            addresses.append(f"unix:{socket_path}")
+        return addresses[0]
 
     def _open(self, address: str) -> int:
         """Opens a port or a socket; gives the number of the port."""
@@ -132,20 +156,27 @@ class GrpcServer:
 
 
 class _Aside:
-    """A service whose methods run in other threads than the server's.
+    """A service whose methods run in other threads than the server's; some in their own (`others`).
 
     The attribute they are told by is experimental: a gRPC that does not know it runs them in the
     server's.
     """
 
-    def __init__(self, service: object, threads: futures.ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        service: object,
+        threads: futures.ThreadPoolExecutor,
+        others: Mapping[str, futures.ThreadPoolExecutor] = MappingProxyType({}),
+    ) -> None:
         self._service = service
         self._threads = threads
+        self._others = others
 
     def __getattr__(self, name: str) -> Callable:
         method = getattr(self._service, name)
         aside = functools.update_wrapper(functools.partial(method), method)
-        aside.experimental_thread_pool = self._threads  # pyright: ignore[reportAttributeAccessIssue]
+        threads = self._others.get(name, self._threads)
+        aside.experimental_thread_pool = threads  # pyright: ignore[reportAttributeAccessIssue]
         return aside
 
 

@@ -28,8 +28,9 @@ TYPED_FIELDS: dict[int, tuple[str, type]] = {
     types_pb2.DT_BFLOAT16: ("half_val", np.uint16),
 }
 BIT_PATTERNS = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
-# A message has 2 GiB at most: only a few values that are to be repeated can claim more.
-MAX_ELEMENTS = 2**31
+# A message bounds the tensors in it, unless a few values are to be repeated: then this does.
+MAX_FILLED_BYTES = 64 * 1024 * 1024
+LARGEST_ITEM = 16  # complex128
 
 
 def read_tensor(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
@@ -49,14 +50,14 @@ def read_tensor(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
 
 
 def _read(proto: tensor_pb2.TensorProto) -> np.ndarray:
-    if proto.dtype not in TYPED_FIELDS:
-        return tf.make_ndarray(proto)
     shape = [dim.size for dim in proto.tensor_shape.dim]
     num_elements = math.prod(shape)
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise ValueError("the shape is not known")
-    if num_elements > MAX_ELEMENTS:
-        raise ValueError("too large")
+    if proto.dtype not in TYPED_FIELDS:
+        if num_elements > proto.ByteSize():  # more than there can be
+            _check_filled(num_elements * LARGEST_ITEM)
+        return tf.make_ndarray(proto)
     if num_elements and proto.tensor_content:
         return _read_content(proto, num_elements).reshape(shape)
     return _resized(_read_field(proto), num_elements).reshape(shape)
@@ -80,10 +81,16 @@ def _resized(array: np.ndarray, size: int) -> np.ndarray:
         return array
     if len(array) > size:
         return array[:size]
+    _check_filled(size * array.itemsize)
     last = array[-1] if len(array) else (b"" if array.dtype == object else 0)
     resized = np.full(size, last, dtype=array.dtype)
     resized[: len(array)] = array
     return resized
+
+
+def _check_filled(num_bytes: int) -> None:
+    if num_bytes > MAX_FILLED_BYTES:
+        raise ValueError("too large")
 
 
 def _read_content(proto: tensor_pb2.TensorProto, num_elements: int) -> np.ndarray:

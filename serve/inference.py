@@ -4,7 +4,7 @@ What the service and the warm-up, which replays requests, have in common. Which 
 names is not looked at here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from tensorflow.core.framework import tensor_pb2
@@ -20,8 +20,8 @@ from tensorflow_serving.apis import (
 from serve import messages
 from serve.errors import invalid_argument
 from serve.grpc_tensors import read_tensor, write_tensor
+from serve.names import DEFAULT_SIGNATURE
 from serve.servable import Servable
-from serve.signatures import DEFAULT_SIGNATURE
 
 
 def predict(
@@ -33,7 +33,7 @@ def predict(
 ) -> predict_pb2.PredictResponse:
     """Answers Predict; `write` puts each output into its message."""
     outputs = servable.predict(
-        {name: read_tensor(name, proto) for name, proto in request.inputs.items()},
+        _Inputs(request.inputs),
         signature_name=request.model_spec.signature_name,
         output_filter=request.output_filter,
         timeout=timeout,
@@ -42,6 +42,27 @@ def predict(
     for name, array in outputs.items():
         response.outputs[name].CopyFrom(write(array))
     return response
+
+
+class _Inputs(Mapping[str, np.ndarray]):
+    """The inputs of a request, each read when it is asked for.
+
+    In TensorFlow Serving the checks of the signature and of the number of inputs come before.
+    """
+
+    def __init__(self, protos: Mapping[str, tensor_pb2.TensorProto]) -> None:
+        self._protos = protos
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._protos:  # else protobuf would add it
+            raise KeyError(name)
+        return read_tensor(name, self._protos[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._protos)
+
+    def __len__(self) -> int:
+        return len(self._protos)
 
 
 def classify(

@@ -70,11 +70,13 @@ class Loader:
         Raises:
             ServingError: it cannot be loaded or warmed up; the message is one line.
         """
+        session: Session
         session, signatures = self._load(path)
         try:
+            session = self._batched(session, signatures, path)
             servable = Servable(
                 version,
-                self._batched(session, signatures, path),
+                session,
                 signatures,
                 name=name,
                 metrics=self._metrics,

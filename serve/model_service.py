@@ -11,7 +11,7 @@ from tensorflow_serving.apis import (
 )
 
 from serve import messages
-from serve.errors import ServingError, invalid_argument
+from serve.errors import Code, ServingError, invalid_argument
 from serve.grpc_calls import check_model_spec, requested_version, with_status
 from serve.model_config import model_configs
 from serve.model_store import ModelStore
@@ -24,10 +24,12 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     Args:
         store: the models to serve.
+        is_stopping: when set, reloads that wait for their models end with CANCELLED.
     """
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(self, store: ModelStore, *, is_stopping: threading.Event | None = None) -> None:
         self._store = store
+        self._is_stopping = is_stopping or threading.Event()
 
     @with_status
     def GetModelStatus(  # noqa: N802
@@ -42,17 +44,15 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def HandleReloadConfigRequest(  # noqa: N802
         self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
     ) -> model_management_pb2.ReloadConfigResponse:
-        is_over = threading.Event()  # the client has hung up, or its deadline is past
-        context.add_callback(is_over.set)
         try:
-            self._reload(request, is_over)
+            self._reload(request, context)
         except ServingError as error:
             log.error("the configuration asked for by gRPC: %s", error.message)
             raise
         return messages.reloaded(request.metric_names)
 
     def _reload(
-        self, request: model_management_pb2.ReloadConfigRequest, is_over: threading.Event
+        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
     ) -> None:
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
@@ -60,4 +60,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
                 "Only ModelConfigList is currently supported"
             )
         configs = model_configs(request.config, known=self._store.models())
-        self._store.reload(configs, should_stop=is_over)
+        # It is inactive when the client has hung up, or its deadline is past.
+        self._store.reload(
+            configs, should_stop=lambda: self._is_stopping.is_set() or not context.is_active()
+        )
+        if self._is_stopping.is_set():
+            raise ServingError(Code.CANCELLED, "The server is stopping")

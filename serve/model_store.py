@@ -48,7 +48,7 @@ class ModelStore:
         load: makes a Servable of (name of the model, folder, version), or raises ServingError.
             It is called in a thread of its own.
         poll_seconds: how long to wait between two looks at the folders; 0 looks only once, and
-            once more when the configuration changes.
+            once more when the configuration of the model changes.
         max_num_load_retries: how many more times a load that failed is tried.
         load_retry_interval: seconds until it is tried again.
         allow_labels_for_unavailable: a label that is new may be given to a version that is not
@@ -161,9 +161,10 @@ class ModelStore:
             ]
 
     def reload(
-        self, configs: Sequence[ModelConfig], *, should_stop: threading.Event | None = None
+        self, configs: Sequence[ModelConfig], *, should_stop: Callable[[], bool] | None = None
     ) -> None:
-        """Follows a new configuration and waits for the models that are new, or `should_stop`.
+        """Follows a new configuration and waits for the models that are new, or `should_stop`,
+        which is asked now and then.
 
         Raises:
             ServingError: those of `configure`; or a new model failed to load: then the new
@@ -178,7 +179,7 @@ class ModelStore:
             ServingError: the load of a model failed for good, or its folder was looked at once
                 (poll_seconds=0) and has no version.
         """
-        self._wait_for(self.models(), "servable", should_stop)
+        self._wait_for(self.models(), "servable", should_stop and should_stop.is_set)
 
     # --- requests --------------------------------------------------------------------------
 
@@ -264,14 +265,14 @@ class ModelStore:
     # --- waiting ---------------------------------------------------------------------------
 
     def _wait_for(
-        self, names: Sequence[str], noun: str, should_stop: threading.Event | None
+        self, names: Sequence[str], noun: str, should_stop: Callable[[], bool] | None
     ) -> None:
         with self._changed:
             outcomes = [self._outcome(name) for name in names]
             while None in outcomes:
                 # The time is for should_stop, which cannot notify.
                 self._changed.wait(timeout=0.2 if should_stop else None)
-                if should_stop and should_stop.is_set():
+                if should_stop and should_stop():
                     return
                 outcomes = [self._outcome(name) for name in names]
         failed = {
@@ -348,7 +349,11 @@ class ModelStore:
                 return
             polls = self._poll_seconds > 0
             self._look_at = time.monotonic() + self._poll_seconds if polls else None
-            configs = [model.config for model in self._models.values() if model.config]
+            configs = [
+                model.config
+                for model in self._models.values()
+                if model.config and (polls or not model.was_looked_at)
+            ]
         for config in configs:
             self._look(config)
 

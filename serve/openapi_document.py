@@ -7,8 +7,9 @@ from typing import Any
 from serve import openapi_fixed as fixed
 from serve import openapi_schemas as schemas
 from serve.client_data import Metadata, Signature, TensorType
+from serve.names import DEFAULT_SIGNATURE
 from serve.openapi_fixed import Schema
-from serve.openapi_schemas import DEFAULT_SIGNATURE, component_name
+from serve.openapi_schemas import component_name
 
 ERRORS = {
     "400": "The request does not fit the model or is malformed, or the label is unknown.",

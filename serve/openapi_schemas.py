@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.client_data import Signature, TensorType
+from serve.names import DEFAULT_SIGNATURE
 from serve.openapi_fixed import LARGEST_FLOAT, TEXT, Schema, decimal, integer
 from serve.tensors import INTEGER_RANGES, LARGEST_EXACT_INTEGERS
 
 LARGEST = {"float": LARGEST_FLOAT, "double": 1.7976931348623157e308}
-
-# A signature's own name is there for the others; "" and none are "serving_default".
-DEFAULT_SIGNATURE = "serving_default"
 
 EXAMPLE_TEXTS = (
     "Shares fell after the bank raised its rates.",

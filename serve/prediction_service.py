@@ -30,8 +30,6 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         metrics: count the requests; None counts for nobody.
         as_tensor_content: whether Predict answers with tensor_content instead of typed fields:
             TF Serving's --enable_serialization_as_tensor_content.
-        enforce_timeout: whether a request ends at its deadline: TF Serving's
-            --enforce_session_run_timeout.
     """
 
     def __init__(
@@ -40,12 +38,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         metrics: Metrics | None = None,
         *,
         as_tensor_content: bool = False,
-        enforce_timeout: bool = True,
     ) -> None:
         self.metrics = metrics or Metrics()
         self._store = store
         self._write = write_tensor_content if as_tensor_content else write_tensor
-        self._enforce_timeout = enforce_timeout
 
     @with_status
     @counted
@@ -53,7 +49,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         check_model_spec(request)
-        timeout = self._timeout(context)
+        timeout = time_left(context)
         with self._borrow(request.model_spec) as servable:
             return inference.predict(servable, request, timeout=timeout, write=self._write)
 
@@ -63,7 +59,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
         check_model_spec(request)
-        timeout = self._timeout(context)
+        timeout = time_left(context)
         with self._borrow(request.model_spec) as servable:
             return inference.classify(servable, request, timeout=timeout)
 
@@ -73,7 +69,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
     ) -> regression_pb2.RegressionResponse:
         check_model_spec(request)
-        timeout = self._timeout(context)
+        timeout = time_left(context)
         with self._borrow(request.model_spec) as servable:
             return inference.regress(servable, request, timeout=timeout)
 
@@ -83,7 +79,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> inference_pb2.MultiInferenceResponse:
         # The first task tells the model; that the others name the same is checked later.
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-        timeout = self._timeout(context)
+        timeout = time_left(context)
         with self._borrow(spec) as servable:
             return inference.multi_inference(servable, request, timeout=timeout)
 
@@ -107,9 +103,6 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             signatures = messages.signature_map(servable.signatures)
             response.metadata["signature_def"].Pack(signatures)
         return response
-
-    def _timeout(self, context: grpc.ServicerContext) -> float | None:
-        return time_left(context) if self._enforce_timeout else None
 
     def _borrow(self, spec: model_pb2.ModelSpec) -> contextlib.AbstractContextManager[Servable]:
         return self._store.borrow(

@@ -24,7 +24,8 @@ from serve.errors import Code, ServingError, invalid_argument
 from serve.json_text import read_document
 from serve.metrics import Metrics
 from serve.model_store import LARGEST_VERSION, ModelStore
-from serve.servable import DEFAULT_SIGNATURE, Servable
+from serve.names import DEFAULT_SIGNATURE
+from serve.servable import Servable
 
 # What libevent takes for a URI. TF Serving's patterns are held against path and query together:
 # a query makes another name, or no request at all.

@@ -14,17 +14,14 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from serve.errors import Code, ServingError, invalid_argument
 from serve.metrics import Metrics
+from serve.names import DEFAULT_SIGNATURE
 from serve.signatures import (
     CLASSIFY,
-    DEFAULT_SIGNATURE,
     REGRESS,
     Signature,
     check_classification,
     check_regression,
-    type_name,
 )
-
-__all__ = ["DEFAULT_SIGNATURE", "Servable", "type_name"]
 
 RUNTIME = "TF1"  # as TF Serving calls its sessions in runtime_latency
 
@@ -108,6 +105,7 @@ class Servable:
             )
         feeds = signature.feeds(inputs)
         fetches = signature.fetches(output_filter)
+        signature.check_types(feeds)
         return self._run("Predict", feeds, fetches, timeout)
 
     def classify(

@@ -36,6 +36,9 @@ log = logging.getLogger("serve.server")  # __name__ is "__main__" in `python -m 
 class LocalServer:
     """Models and the two interfaces to them.
 
+    A program that does little else calls `serve.memory.set_aside_what_stays()` before the start,
+    as this command does: unloads and long JSON texts then hold up requests for less.
+
     Args:
         configs: the models.
         options: all the rest.

@@ -14,8 +14,8 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from serve.errors import Code, ServingError, invalid_argument
 from serve.grpc_tensors import read_tensor
+from serve.names import shape_text, short_type
 
-DEFAULT_SIGNATURE = "serving_default"
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -46,7 +46,7 @@ class Signature:
         return {name: read_tensor(name, defaults[name]) for name in sorted(defaults)}
 
     def feeds(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Name of the fed tensor -> value, for a predict request.
+        """Name of the fed tensor -> value, for a predict request; see also `check_types`.
 
         Raises:
             ServingError: the inputs do not fit.
@@ -57,17 +57,12 @@ class Signature:
             self._check_input_count(inputs)
         feeds = {}
         num_used = 0
-        for index, (name, feed_name) in enumerate(self._feed_names.items()):
+        for name, feed_name in self._feed_names.items():
             array = inputs.get(name)
             if array is None:
                 array = self._default(name, inputs)
             else:
                 num_used += 1
-            expected, received = self.input_types[name], type_name(array.dtype)
-            if expected != received:
-                raise invalid_argument(
-                    f"Expects arg[{index}] to be {expected} but {received} is provided"
-                )
             feeds[feed_name] = array
         if num_used != len(inputs):
             used = ",".join(sorted(set(inputs) & set(self._feed_names)))
@@ -76,6 +71,18 @@ class Signature:
                 f"request input: {','.join(sorted(inputs))}"
             )
         return feeds
+
+    def check_types(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Raises a ServingError unless the types of `feeds` are right.
+
+        TensorFlow Serving leaves that to the run: whatever else is wrong is told before.
+        """
+        for index, (name, feed_name) in enumerate(self._feed_names.items()):
+            expected, received = self.input_types[name], type_name(feeds[feed_name].dtype)
+            if expected != received:
+                raise invalid_argument(
+                    f"Expects arg[{index}] to be {expected} but {received} is provided"
+                )
 
     def fetches(self, output_filter: Sequence[str] = ()) -> dict[str, str]:
         """Name of an output -> name of its tensor; of all outputs if the filter is empty.
@@ -190,7 +197,7 @@ def check_classification(outputs: Mapping[str, np.ndarray], num_examples: int) -
             continue
         if array.ndim != 2:
             raise invalid_argument(
-                f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}"
+                f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(array.shape)}"
             )
         if _enum_name(array) != expected:
             raise invalid_argument(
@@ -213,7 +220,7 @@ def check_regression(output: np.ndarray, num_examples: int) -> None:
     if not (output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1)):
         raise invalid_argument(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] "
-            f"but got {_shape(output)}"
+            f"but got {shape_text(output.shape)}"
         )
     if len(output) != num_examples:
         raise invalid_argument(
@@ -226,16 +233,11 @@ def check_regression(output: np.ndarray, num_examples: int) -> None:
 @functools.cache
 def type_name(dtype: int | np.dtype | tf.DType) -> str:
     """TensorFlow's short name of a type, as it stands in messages: "float", not "float32"."""
-    name = tf.as_dtype(dtype).name
-    return {"float16": "half", "float32": "float", "float64": "double"}.get(name, name)
+    return short_type(tf.as_dtype(dtype).name)
 
 
 def _enum_name(array: np.ndarray) -> str:
     return types_pb2.DataType.Name(tf.as_dtype(array.dtype).as_datatype_enum)
-
-
-def _shape(array: np.ndarray) -> str:
-    return f"[{','.join(map(str, array.shape))}]"
 
 
 def _braced(names: set[str] | Mapping) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 
 from serve.errors import Code, ServingError, invalid_argument
 from serve.json_text import echo, format_decimals, is_double, to_bytes, to_double, type_of
+from serve.names import shape_text, short_type
 
 NUMPY_TYPES: dict[str, type] = {
     "float": np.float32,
@@ -203,16 +204,14 @@ def _add_item(
         if first.size != tensor.size:
             raise invalid_argument(f"Expecting tensor size: {first.size} but got: {tensor.size}")
         if first.shape != tensor.shape:
-            raise invalid_argument(f"Expecting shape {_shape(first)} but got: {_shape(tensor)}")
+            raise invalid_argument(
+                f"Expecting shape {shape_text(first.shape)} but got: {shape_text(tensor.shape)}"
+            )
         items[name].append(tensor)
     except ServingError as error:
         raise invalid_argument(
             f"{failure} of 'instances' list. Error: {error.code.name}: {error.message}"
         ) from None
-
-
-def _shape(array: np.ndarray) -> str:
-    return f"[{','.join(map(str, array.shape))}]"
 
 
 def _is_named(value: Any) -> bool:
@@ -483,8 +482,7 @@ def _write_values(name: str, array: np.ndarray, level: int) -> list[str]:
         return ["true" if value else "false" for value in flat.tolist()]
     if kind.name in INTEGER_RANGES:
         return list(map(str, flat.tolist()))
-    type_name = "half" if kind == np.float16 else kind.name
-    raise invalid_argument(f"Failed to write JSON value for tensor type: {type_name}")
+    raise invalid_argument(f"Failed to write JSON value for tensor type: {short_type(kind.name)}")
 
 
 def _nest(

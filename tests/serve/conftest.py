@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serve.grpc_server import GrpcServer
 from serve.loader import Loader
+from serve.memory import set_aside_what_stays
 from serve.metrics import Metrics
 from serve.model_config import ModelConfig
 from serve.model_store import ModelStore
@@ -179,6 +180,12 @@ def add_default(path: Path, name: str, value: object) -> None:
     signature = saved_model.meta_graphs[0].signature_def["serving_default"]
     signature.defaults[name].CopyFrom(tf.make_tensor_proto(value))
     file.write_bytes(saved_model.SerializeToString())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_collections() -> None:
+    """As the server does: each unload collects garbage."""
+    set_aside_what_stays()
 
 
 @pytest.fixture(scope="session")

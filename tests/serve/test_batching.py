@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve import batching
 from serve.batching import BatchingSession, BatchScheduler
 from serve.errors import Code, ServingError
 from serve.metrics import Metrics
@@ -611,6 +612,26 @@ def test_stop_runs_what_waits(
     scheduler.stop()
     assert future.result(timeout=30)[0].tolist() == [[2.5]]
     assert errors_of([clients.submit(*run)])[0][0] == Code.UNAVAILABLE
+
+
+def test_stop_waits_so_long(
+    half: Model,
+    schedule: Callable[[str], BatchScheduler],
+    clients: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr(batching, "STOP_SECONDS", 0.1)
+    scheduler = schedule("num_batch_threads {value: 2}")
+    session = scheduler.wrap(half, half.signatures)
+    half.gate.clear()
+    future = clients.submit(session.run, half.feeds(x=np.float32([[1]])), half.names("y"))
+    assert half.begun.wait(30)
+    scheduler.stop()
+    assert not future.done()
+    assert "1 batches still run after" in caplog.text
+    half.gate.set()
+    assert future.result(timeout=30)[0].tolist() == [[2.5]]
 
 
 def test_metrics(pair: Model, batch: Batch, clients: ThreadPoolExecutor, metrics: Metrics):

@@ -63,6 +63,10 @@ def test_the_last_value_is_repeated_and_what_is_too_much_cut():
     assert read(float_val=[1, 2, 3, 4]) == [1, 2, 3]
     strings = proto_of(types_pb2.DT_STRING, [2, 2], string_val=[b"x"])
     assert read_tensor("x", strings).tolist() == [[b"x", b"x"], [b"x", b"x"]]
+    floats = proto_of(types_pb2.DT_FLOAT, [2**24], float_val=[3])  # 64 MB, the limit
+    assert read_tensor("x", floats)[-1] == 3
+    values = np.zeros(2**24 + 1, np.float32)  # what is there has no limit
+    assert len(read_tensor("x", write_tensor_content(values))) == len(values)
 
 
 def test_narrow_integers_wrap_round():
@@ -76,6 +80,9 @@ def test_narrow_integers_wrap_round():
         tensor_pb2.TensorProto(),
         proto_of(types_pb2.DT_FLOAT, [-1], float_val=[1]),
         proto_of(types_pb2.DT_FLOAT, [2**40], float_val=[1]),
+        proto_of(types_pb2.DT_FLOAT, [2**24 + 1], float_val=[1]),
+        proto_of(types_pb2.DT_STRING, [2**23 + 1], string_val=[b"x"]),
+        proto_of(types_pb2.DT_COMPLEX64, [2**23 + 1], scomplex_val=[1, 1]),
         proto_of(types_pb2.DT_FLOAT, [1] * 70, float_val=[1]),
         proto_of(types_pb2.DT_FLOAT, [2], tensor_content=b"1234"),
         proto_of(types_pb2.DT_FLOAT, [1], tensor_content=b"123"),

@@ -163,6 +163,18 @@ def test_batching_by_the_file_of_the_model(copy_of: Any):
     assert "batching_params.pbtxt: Error parsing text-format" in message
 
 
+def test_a_signature_that_cannot_be_read_takes_the_queues_away(copy_of: Any):
+    path = copy_of("pair")
+    file = path / "saved_model.pb"
+    saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    saved_model.meta_graphs[0].signature_def["serving_default"].inputs["a"].dtype = 0
+    file.write_bytes(saved_model.SerializeToString())
+    scheduler = Batching()
+    with pytest.raises(TypeError):
+        load(path, scheduler=scheduler)
+    assert scheduler.events == ["wrap", "close"]
+
+
 # --- warm-up -------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf import text_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_management_pb2,
@@ -12,6 +13,8 @@ from tensorflow_serving.apis import (
 )
 
 from serve.errors import Code, ServingError
+from serve.grpc_server import NUM_SIDE_THREADS, GrpcServer
+from serve.metrics import Metrics
 from serve.model_config import ModelConfig
 from serve.model_service import ModelService
 from serve.model_store import ModelStore
@@ -72,9 +75,9 @@ def listed(base_path: Path, *, name: str = "", more: str = 'model_platform: "ten
     return f'name: "{name or base_path.name}" base_path: "{base_path}" {more}'
 
 
-def error_of(call: Callable, request, **keywords) -> str:
+def error_of(call: Callable, *request, **keywords) -> str:
     with pytest.raises(grpc.RpcError) as caught:
-        call(request, **keywords)
+        call(*request, **keywords)
     error = caught.value
     return f"{error.code().name}: {error.details()}"  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -196,13 +199,39 @@ def test_reload_of_a_broken_model(stub, tmp_path: Path):
     )
 
 
-def test_a_client_that_goes_away_is_not_waited_for(stub, store: ModelStore, tmp_path: Path):
-    request = reload_request(listed(tmp_path / "nowhere"))
-    error = error_of(stub.HandleReloadConfigRequest, request, timeout=0.05)
-    assert error.startswith("DEADLINE_EXCEEDED")
-    # The server has two threads for requests: both are free again.
-    half = reload_request(listed(tmp_path / "half"))
-    calls = [stub.HandleReloadConfigRequest.future(half) for _ in range(2)]
-    for call in calls:
-        call.result(timeout=10)
+def test_a_client_that_goes_away_is_not_waited_for(
+    stub, store: ModelStore, tmp_path: Path, wait_until
+):
+    # The server has two threads for requests: both wait, then both are free again.
+    for call in wait_for_nothing(stub, store, tmp_path, 2, wait_until):
+        call.cancel()
+    stub.HandleReloadConfigRequest(reload_request(listed(tmp_path / "half")), timeout=10)
     assert store.models() == ["half"]
+
+
+def test_reloads_that_wait_hold_up_nothing(store: ModelStore, tmp_path: Path, wait_until):
+    """More of them than there are threads for status and health; nor does the end wait for them."""
+    server = GrpcServer(store, Metrics(), 0, health=True)
+    server.start()
+    with grpc.insecure_channel(server.address) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        calls = wait_for_nothing(stub, store, tmp_path, NUM_SIDE_THREADS + 1, wait_until)
+        status = status_request('model_spec { name: "half" }')
+        assert stub.GetModelStatus(status, timeout=10).model_version_status
+        check = health_pb2_grpc.HealthStub(channel).Check
+        assert check(health_pb2.HealthCheckRequest(), timeout=10).status
+        server.stop()
+        errors = [error_of(call.result) for call in calls]
+    assert errors == ["CANCELLED: The server is stopping"] * len(calls)
+
+
+def wait_for_nothing(
+    stub, store: ModelStore, tmp_path: Path, num_calls: int, wait_until
+) -> list[grpc.Future]:
+    """Reloads that wait, each for one model more, of which none has a version."""
+    calls, models = [], []
+    for number in range(num_calls):
+        models.append(listed(tmp_path / f"nowhere{number}"))
+        calls.append(stub.HandleReloadConfigRequest.future(reload_request(*models)))
+        wait_until(lambda: len(store.models()) == len(models) and "nowhere0" in store.models())
+    return calls

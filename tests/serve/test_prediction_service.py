@@ -209,6 +209,27 @@ def test_predict_inputs_that_do_not_fit(service: PredictionServiceStub):
     )
 
 
+def test_the_order_of_the_checks_of_predict(service: PredictionServiceStub):
+    """Signature, number of inputs, names and values one by one, filter, types."""
+    request = request_of("pair", "no", z=[1], a=[1])
+    request.inputs["b"].CopyFrom(tensor_pb2.TensorProto())
+    request.output_filter.append("no")
+    assert error_of(service.Predict, request) == (
+        "FAILED_PRECONDITION",
+        'Serving signature key "no" not found.',
+    )
+    request.model_spec.signature_name = ""
+    assert "input size does not match signature: 3!=2" in error_of(service.Predict, request)[1]
+    del request.inputs["z"]
+    assert error_of(service.Predict, request)[1] == "tensor parsing error: b"
+    request.inputs["b"].CopyFrom(tf.make_tensor_proto([1.0]))
+    assert "alias not found in signature: no" in error_of(service.Predict, request)[1]
+    del request.output_filter[:]
+    assert error_of(service.Predict, request)[1] == (
+        "Expects arg[0] to be float but int32 is provided"
+    )
+
+
 def test_errors_of_operations_keep_their_code(service: PredictionServiceStub):
     code, message = error_of(service.Predict, request_of("half", "triples", x=[1.0]))
     assert code == "INVALID_ARGUMENT"
@@ -296,15 +317,14 @@ class Borrowed:
         return {}
 
 
-@pytest.mark.parametrize("enforce", [True, False])
-def test_the_deadline_becomes_the_time_out(enforce: bool):
+def test_the_deadline_becomes_the_time_out():
     store = Borrowed()
-    for stub in serving(PredictionService(store, enforce_timeout=enforce)):
+    for stub in serving(PredictionService(store)):
         stub.Predict(request_of("any"), timeout=50)
         stub.Predict(request_of("any"))
     first, second = store.timeouts
     assert second is None
-    assert (40 < first < 51) if enforce else first is None
+    assert first is not None and 0 < first < 51
 
 
 def test_metrics_of_requests(store: ModelStore):
