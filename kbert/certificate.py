@@ -126,7 +126,7 @@ def find_certificate(path: Path) -> Path:
 def _newest_version(folder: Path) -> Path | None:
     if (folder / "saved_model.pb").is_file():
         return folder
-    numbered = [path for path in folder.glob("*") if path.name.isdecimal()]
+    numbered = [path for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal()]
     versions = [path for path in numbered if (path / "saved_model.pb").is_file()]
     return max(versions, key=lambda path: int(path.name), default=None)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,14 @@ from kbert.lineage import LINEAGE_PLACE, write_lineage
 from kbert.serving_ops import WANTED, graph_ops, newer_ops, newest_listed, tf_serving_version
 from kbert.tasks.task import Signature, Task
 from kbert.warmup import WARMUP_PLACE, write_warmup
-from kbert.whole_files import written_whole
+from kbert.whole_files import lock_file, written_whole
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".exporting.lock"
+"""Every export holds a share of this lock in the model's folder as long as it runs."""
+UNFINISHED = (".exporting.*.*", ".parity.*")
+"""What an export has in the folder until it ends: not a number, so that servers pass it over."""
 
 
 def export(
@@ -62,21 +69,37 @@ def export(
     if target.exists():
         raise InputError(f"{target} is there already: choose another --export.version.")
     folder.mkdir(parents=True, exist_ok=True)
-    # not a number: a server that watches the folder passes it over
-    beside = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
-    try:
-        _write(task, task.signatures(model), beside)
-        write_lineage(beside / LINEAGE_PLACE, lineage)
-        if warmup:
-            write_warmup(beside / WARMUP_PLACE, folder.name, warmup)
-        tf_serving = check_ops(beside)
-        certificate = dataclasses.replace(certify(beside, model, task), tf_serving=tf_serving)
-        write_certificate(beside / PLACE, certificate)
-        os.chmod(beside, 0o755)
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with _under_way(folder):
+        beside = Path(tempfile.mkdtemp(prefix=f".exporting.{version}.", dir=folder))
+        try:
+            _write(task, task.signatures(model), beside)
+            write_lineage(beside / LINEAGE_PLACE, lineage)
+            if warmup:
+                write_warmup(beside / WARMUP_PLACE, folder.name, warmup)
+            tf_serving = check_ops(beside)
+            certificate = dataclasses.replace(certify(beside, model, task), tf_serving=tf_serving)
+            write_certificate(beside / PLACE, certificate)
+            os.chmod(beside, 0o755)
+            beside.rename(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     return target
+
+
+@contextlib.contextmanager
+def _under_way(folder: Path) -> Iterator[None]:
+    """Let other processes know that this one exports into a folder.
+
+    If no other does, what there is of unfinished exports is of killed ones, and is removed.
+    """
+    with lock_file(folder / LOCK) as lock:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for pattern in UNFINISHED:
+                for path in folder.glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def check_ops(saved_model: Path) -> str:

@@ -38,7 +38,7 @@ from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
 from kbert.search_space import Dimension, hyperparameters, read_space, with_values
-from kbert.serving_files import label_version
+from kbert.serving_files import label_version, prepare
 from kbert.terminal import print_table, trials_table
 from kbert.training import Diverged, Interrupted, Progress, load_weights, save_weights
 from kbert.warmup import warmup_rows
@@ -95,12 +95,17 @@ def run(config: Config) -> int:
     materials = Materials(config)
     _check_experiments(materials, config, space)
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder}: cannot be made ({error.strerror}).") from None
     try:
         with _saying_once("kbert.loading"):
             if is_worker():
                 _work(materials, config, space, folder)
             else:
+                if config.export.enabled:
+                    prepare(_export_base(config, folder))
                 _write_text(folder / "config.yaml", as_yaml(config))
                 _describe(materials, materials.experiment(config))
                 _train_and_export(materials, config, space, folder)
@@ -370,10 +375,14 @@ def _search(
     return Trained(experiment, exact, chosen.progress, result.as_dict())
 
 
+def _export_base(config: Config, folder: Path) -> Path:
+    return (folder / "export" / config.export_name).resolve()
+
+
 def _export(materials: Materials, config: Config, trained: Trained, folder: Path) -> None:
     experiment = trained.experiment
     if config.export.enabled:
-        base = (folder / "export" / config.export_name).resolve()
+        base = _export_base(config, folder)
         if not (base / str(config.export.version)).exists():
             train = experiment.splits["train"]
             exported = export(

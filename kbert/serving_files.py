@@ -6,7 +6,10 @@ number: a further version becomes the canary, and stays it until somebody moves 
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +17,12 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from kbert.errors import InputError
-from kbert.whole_files import written_whole
+from kbert.whole_files import lock_file, written_whole
+
+logger = logging.getLogger(__name__)
 
 NAME = "models.config"
+LOCK = f".{NAME}.lock"
 STABLE, CANARY = "stable", "canary"
 LOADED_VERSIONS = 2
 """Versions in memory: the stable one and the canary."""
@@ -25,9 +31,34 @@ HEADER = """\
 #   tensorflow_model_server --model_config_file=/models/models.config \\
 #     --allow_version_labels_for_unavailable_models=true
 # The second flag lets labels stand for versions that are not loaded yet: at the start none is.
-# A further export changes the canary alone; all else in this file is left as it is.
+# A further export makes its version the canary, and writes the entry of its model anew: remarks
+# inside that entry are lost. All else in this file is left as it is.
 """
 TOKEN = re.compile(r"#[^\n]*|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|[{}<>]|\w+")
+
+
+def prepare(base: Path) -> None:
+    """Make a model's folder, and see, before hours of training, whether exports can go there.
+
+    Args:
+        base: Folder of the model; `label_version` will write models.config beside it.
+
+    Raises:
+        InputError: something cannot be written, or there is a models.config that cannot be changed.
+    """
+    path = base.parent / NAME
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        for folder in (base, base.parent):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        with lock_file(base.parent / LOCK):
+            pass
+    except OSError as error:
+        place = error.filename or base
+        raise InputError(f"{place}: no export can be written ({error.strerror}).") from None
+    if path.exists():
+        _parse(path, _read(path))
 
 
 def label_version(folder: Path, name: str, version: int) -> Path:
@@ -35,7 +66,8 @@ def label_version(folder: Path, name: str, version: int) -> Path:
 
     A model that is not in the file yet gets an entry in which both labels are this version. Of one
     that is, the canary becomes this version if it is a newer one, and the policy lets in what has
-    a label. An entry without a canary stays as it is, and so does everything else, comments too.
+    a label; comments inside the entry are lost. An entry without a canary stays as it is, and so
+    does everything else, comments too. Of several processes one after the other does this.
 
     Args:
         folder: Folder of the models, each with its versions in FOLDER/NAME/VERSION.
@@ -46,24 +78,37 @@ def label_version(folder: Path, name: str, version: int) -> Path:
         The file.
 
     Raises:
-        InputError: there is a file of that name that cannot be changed.
+        InputError: there is a file of that name that cannot be changed, or it cannot be written.
     """
     path = folder / NAME
+    try:
+        with lock_file(folder / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _label(path, name, version)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); the same command goes on."
+        ) from None
+    return path
+
+
+def _label(path: Path, name: str, version: int) -> None:
     text = _read(path) if path.exists() else HEADER
     config = _parse(path, text)
     entries = [entry for entry in config.model_config_list.config if entry.name == name]
     if entries:
         entry = entries[0]
         if entry.version_labels.get(CANARY, version) >= version:
-            return path
+            return
         entry.version_labels[CANARY] = version
-        _keep_labelled(entry, _versions(folder / name))
+        versions = _versions(path.parent / name)
+        _keep_labelled(entry, versions)
+        _warn_of_memory(path, entry, versions)
     else:
         entry = config.model_config_list.config.add()
         entry.CopyFrom(_new_entry(name, version))
     with written_whole(path) as beside:
         beside.write_text(_edited(text, entry, config), encoding="utf-8")
-    return path
 
 
 def _read(path: Path) -> str:
@@ -92,8 +137,9 @@ def _new_entry(name: str, version: int) -> ModelConfig:
 
 
 def _versions(folder: Path) -> list[int]:
-    """The versions of a model that are there, ascending."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    """The versions of a model that are there as a server sees them, ascending."""
+    numbered = [path for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal()]
+    return sorted({int(path.name) for path in numbered if path.is_dir()})
 
 
 def _keep_labelled(entry: ModelConfig, versions: list[int]) -> None:
@@ -111,6 +157,24 @@ def _keep_labelled(entry: ModelConfig, versions: list[int]) -> None:
             policy.latest.num_versions = needed
     elif choice == "specific":
         policy.specific.versions[:] = sorted({*policy.specific.versions, *labelled})
+
+
+def _warn_of_memory(path: Path, entry: ModelConfig, versions: list[int]) -> None:
+    """Say that a server holds more versions than the stable one and the canary."""
+    policy = entry.model_version_policy
+    if policy.WhichOneof("policy_choice") == "specific":
+        kept = len(set(policy.specific.versions) & set(versions))
+        remedy = "take what has no label out of `specific`"
+    else:
+        kept = min(policy.latest.num_versions, len(versions))
+        remedy = f"lower num_versions to {LOADED_VERSIONS}"
+    if kept > LOADED_VERSIONS:
+        oldest = min(entry.version_labels, key=lambda label: entry.version_labels[label])
+        logger.warning(
+            "%s: servers keep %d versions of %s in memory; for fewer, move `%s` to a newer one "
+            "and %s",
+            *(path, kept, entry.name, oldest, remedy),
+        )
 
 
 def _edited(text: str, entry: ModelConfig, config: ModelServerConfig) -> str:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and locks for what several processes change."""
 
 from __future__ import annotations
 
@@ -19,3 +19,17 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[int]:
+    """A file to call `fcntl.flock` on, made where it is missing.
+
+    Its locks end with the process, however that ends. The file stays: a process that waited for it
+    would hold the lock of a file that others no longer see.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

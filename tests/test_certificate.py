@@ -147,7 +147,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 def test_newest_version_of_a_base_folder_and_of_a_run(tmp_path: Path) -> None:
     base = tmp_path / "run" / "export" / "news"
-    for name in ("2", "10", "9", ".11.beside", "12"):
+    for name in ("2", "10", "9", ".11.beside", "12", "１３"):
         (base / name).mkdir(parents=True)
         if name != "12":
             (base / name / "saved_model.pb").touch()

@@ -17,6 +17,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 import train
+from kbert.config import as_yaml, parse
 from kbert.warmup import WARMUP_PLACE
 from serve.client import predict_grpc, predict_rest
 from serve.model_config import ModelConfig
@@ -89,7 +90,8 @@ def test_folder_of_a_finished_run(finished: Path) -> None:
     }  # fmt: skip
     weights = [path.name for path in (finished / "checkpoints").iterdir()]
     assert weights == ["model.safetensors"]
-    assert [path.name for path in (finished / "export" / "moods").iterdir()] == ["7"]
+    visible = [path for path in (finished / "export" / "moods").glob("[!.]*")]
+    assert [path.name for path in visible] == ["7"]
     labels = (finished / "export" / "moods" / "7" / "assets" / "labels.txt").read_text()
     assert labels == "negative\npositive\n"
 
@@ -298,6 +300,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert "Traceback" not in error
     assert [line for line in error.splitlines() if "error:" in line] == error.splitlines()[-1:]
     assert not output.exists()
+
+
+def test_what_keeps_an_export_from_its_place_is_said_before_training(
+    tiny_options: list[str], tmp_path: Path, capsys
+) -> None:
+    output = tmp_path / "run"
+    (output / "export").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (output / "config.yaml").write_text(as_yaml(parse(tiny_options)), encoding="utf-8")
+    (output / "export" / "models.config").write_text("model_config_list {", encoding="utf-8")
+    assert train.main(tiny_options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"train.py: error: {output}/export/models.config: no ModelServerConfig")
+    assert {path.name for path in output.iterdir()} == {"config.yaml", "export"}
+    assert train.main([*tiny_options, "--output", str(tmp_path / "file" / "run")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(f"--output {tmp_path}/file/run: cannot be made (Not a directory).")
 
 
 def test_command_line_as_a_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import shutil
@@ -15,18 +16,27 @@ from tensorflow.core.protobuf import saved_model_pb2
 from kbert.certificate import PLACE, read_certificate
 from kbert.certify import PROBES
 from kbert.errors import InputError
-from kbert.export import ExportError, check_ops, export
+from kbert.export import LOCK, ExportError, check_ops, export
 from kbert.fresh_process import ProcessError, saved_model_answers
 from kbert.serving_ops import graph_ops
 from kbert.warmup import WARMUP_PLACE, write_warmup
+from kbert.whole_files import lock_file
 
 
 def test_only_the_version_is_there(exported_pairs) -> None:
     _, _, path = exported_pairs
     assert path.name == "3"
-    assert [entry.name for entry in path.parent.iterdir()] == ["3"]
+    assert {entry.name for entry in path.parent.iterdir()} == {"3", LOCK}
     assert (path / "assets" / "labels.txt").read_text("utf-8") == "no\nyes\n好\n"
     assert read_certificate(path / PLACE).problem() == ""
+
+
+@pytest.mark.parametrize("exported", ["exported_pairs", "exported_words"])
+def test_each_variable_is_written_once(exported: str, request: pytest.FixtureRequest) -> None:
+    model, _, path = request.getfixturevalue(exported)
+    written = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+    shapes = [tuple(shape) for shape in written.get_variable_to_shape_map().values() if shape]
+    assert sorted(shapes) == sorted(tuple(weight.shape) for weight in model.weights)
 
 
 def test_it_carries_its_lineage(exported_pairs, tiny_checkpoint: Path) -> None:
@@ -159,4 +169,43 @@ def test_a_failed_check_leaves_nothing(
     monkeypatch.setattr(f"kbert.export.{failing}", fail)
     with pytest.raises(ExportError, match="it differs"):
         export(model, task, tmp_path / "pairs", version=1, lineage={})
-    assert list((tmp_path / "pairs").iterdir()) == []
+    assert [entry.name for entry in (tmp_path / "pairs").iterdir()] == [LOCK]
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_what_killed_exports_left_is_removed(
+    exported_pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise ExportError("it differs")
+
+    model, task, _ = exported_pairs
+    unfinished = {".exporting.1.a_b0c1d2", ".parity.a_b0c1d2"}
+    others = {"2", ".3.incoming", "incoming"}
+    base = tmp_path / "pairs"
+    for name in unfinished | others:
+        (base / name / "variables").mkdir(parents=True)
+    monkeypatch.setattr("kbert.export._write", fail)
+    with lock_file(base / LOCK) as lock:
+        if alive:  # another export into the folder
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        with pytest.raises(ExportError, match="it differs"):
+            export(model, task, base, version=4, lineage={})
+    left = unfinished if alive else set()
+    assert {entry.name for entry in base.iterdir()} == {LOCK, *others, *left}
+
+
+def test_an_export_is_known_to_be_under_way(
+    exported_pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_: object, __: object, beside: Path) -> None:
+        assert beside.name.startswith(".exporting.4.")
+        with lock_file(base / LOCK) as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise ExportError("seen")
+
+    model, task, _ = exported_pairs
+    base = tmp_path / "pairs"
+    monkeypatch.setattr("kbert.export._write", look)
+    with pytest.raises(ExportError, match="seen"):
+        export(model, task, base, version=4, lineage={})

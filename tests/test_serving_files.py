@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from kbert.errors import InputError
-from kbert.serving_files import HEADER, label_version
+from kbert.serving_files import HEADER, LOCK, label_version, prepare
+from kbert.whole_files import lock_file
 
 EDITED = """\
 # ours, by hand
@@ -69,7 +73,7 @@ def test_a_first_version_has_both_labels(folder: Path) -> None:
         "  }\n"
         "}\n"
     )
-    assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
+    assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == [LOCK]
 
 
 def test_a_further_version_is_the_canary(folder: Path) -> None:
@@ -97,6 +101,48 @@ def test_what_is_labelled_is_loaded(folder: Path) -> None:
     (folder / "news" / "11").mkdir()
     label_version(folder, "news", 11)
     assert list(read(path)["news"].model_version_policy.specific.versions) == [1, 2, 11]
+
+
+def test_versions_are_what_a_server_sees(folder: Path) -> None:
+    path = label_version(folder, "news", 1)
+    (folder / "news" / "01").mkdir()  # the same number as 1
+    (folder / "news" / "５").mkdir()
+    (folder / "news" / "6").write_text("a file")
+    label_version(folder, "news", 2)
+    assert read(path)["news"].model_version_policy.latest.num_versions == 2
+
+
+def test_more_versions_than_two_are_a_warning(folder: Path, caplog) -> None:
+    with caplog.at_level(logging.WARNING, logger="kbert.serving_files"):
+        path = label_version(folder, "news", 1)
+        label_version(folder, "news", 2)
+        assert caplog.messages == []
+        (folder / "news" / "3").mkdir()
+        label_version(folder, "news", 3)
+        (message,) = caplog.messages
+        assert message.startswith(f"{path}: servers keep 3 versions of news in memory;")
+        assert message.endswith("move `stable` to a newer one and lower num_versions to 2")
+        text = path.read_text(encoding="utf-8")
+        latest, specific = "latest {\n        num_versions: 3", "specific {\n        versions: 2"
+        path.write_text(text.replace(latest, specific))
+        (folder / "news" / "4").mkdir()
+        label_version(folder, "news", 4)
+    assert caplog.messages[1:] == [
+        message.replace("lower num_versions to 2", "take what has no label out of `specific`")
+    ]
+
+
+def test_runs_wait_for_one_another(folder: Path) -> None:
+    path = folder / "models.config"
+    with lock_file(folder / LOCK) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=label_version, args=(folder, "news", 1))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        path.write_text('model_config_list { config { name: "other" } }', encoding="utf-8")
+    thread.join(10)
+    assert list(read(path)) == ["other", "news"]
 
 
 def test_another_model_is_added(folder: Path) -> None:
@@ -154,4 +200,22 @@ def test_what_cannot_be_changed_is_refused(folder: Path, text: str, message: str
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=message):
         label_version(folder, "news", 2)
+    with pytest.raises(InputError, match=message):
+        prepare(folder / "news")
     assert path.read_bytes() == text.encode("utf-8", "surrogateescape")
+
+
+def test_where_nothing_can_be_written(folder: Path) -> None:
+    prepare(folder / "sport")
+    assert list((folder / "sport").iterdir()) == []
+    (folder / "file").touch()
+    (folder / "link").symlink_to("/proc/self")  # nobody makes a file there
+    for base in (folder / "file" / "news", folder / "link"):
+        with pytest.raises(InputError, match=f"{folder}/.*: no export can be written"):
+            prepare(base)
+    (folder / LOCK).unlink()
+    (folder / LOCK).mkdir()
+    with pytest.raises(InputError, match="no export can be written"):
+        prepare(folder / "news")
+    with pytest.raises(InputError, match="models.config: cannot be written .*goes on"):
+        label_version(folder, "news", 1)

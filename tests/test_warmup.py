@@ -13,6 +13,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from kbert.config import parse
 from kbert.experiment import Experiment, Materials
 from kbert.warmup import MAX_BATCH_SIZE, warmup_rows, write_warmup
+from serve.text_protos import BatchingParameters, read_text_proto
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def experiment_of(*words: object) -> Experiment:
@@ -24,6 +27,14 @@ def write_table(path: Path, rows: list[tuple[str, ...]]) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
     return path
+
+
+def test_the_largest_requests_are_a_servers_largest_batch() -> None:
+    batching = read_text_proto(ROOT / "serve" / "batching.config", BatchingParameters)
+    assert batching.max_execution_batch_size.value == MAX_BATCH_SIZE
+    assert batching.enable_large_batch_splitting.value or (
+        batching.max_batch_size.value >= MAX_BATCH_SIZE
+    )
 
 
 def test_texts_of_the_training_rows_at_four_lengths(
