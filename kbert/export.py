@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +15,14 @@ from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from kbert.certificate import PLACE, write_certificate
 from kbert.certify import ExportError, certify
-from kbert.errors import InputError
 from kbert.lineage import LINEAGE_PLACE, write_lineage
 from kbert.serving_ops import WANTED, graph_ops, newer_ops, newest_listed, tf_serving_version
 from kbert.tasks.task import Signature, Task
+from kbert.version_folders import new_version
 from kbert.warmup import WARMUP_PLACE, write_warmup
-from kbert.whole_files import lock_file, written_whole
+from kbert.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
-
-LOCK = ".exporting.lock"
-"""Every export holds a share of this lock in the model's folder as long as it runs."""
-UNFINISHED = (".exporting.*.*", ".parity.*")
-"""What an export has in the folder until it ends: not a number, so that servers pass it over."""
 
 
 def export(
@@ -65,41 +55,15 @@ def export(
         ExportError: an op that no TF Serving has, a warm-up request that fails, or answers that
             differ from those in Python or from HuggingFace's.
     """
-    target = folder / str(version)
-    if target.exists():
-        raise InputError(f"{target} is there already: choose another --export.version.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with _under_way(folder):
-        beside = Path(tempfile.mkdtemp(prefix=f".exporting.{version}.", dir=folder))
-        try:
-            _write(task, task.signatures(model), beside)
-            write_lineage(beside / LINEAGE_PLACE, lineage)
-            if warmup:
-                write_warmup(beside / WARMUP_PLACE, folder.name, warmup)
-            tf_serving = check_ops(beside)
-            certificate = dataclasses.replace(certify(beside, model, task), tf_serving=tf_serving)
-            write_certificate(beside / PLACE, certificate)
-            os.chmod(beside, 0o755)
-            beside.rename(target)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return target
-
-
-@contextlib.contextmanager
-def _under_way(folder: Path) -> Iterator[None]:
-    """Let other processes know that this one exports into a folder.
-
-    If no other does, what there is of unfinished exports is of killed ones, and is removed.
-    """
-    with lock_file(folder / LOCK) as lock:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for pattern in UNFINISHED:
-                for path in folder.glob(pattern):
-                    shutil.rmtree(path, ignore_errors=True)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
+    with new_version(folder, version) as beside:
+        _write(task, task.signatures(model), beside)
+        write_lineage(beside / LINEAGE_PLACE, lineage)
+        if warmup:
+            write_warmup(beside / WARMUP_PLACE, folder.name, warmup)
+        tf_serving = check_ops(beside)
+        certificate = dataclasses.replace(certify(beside, model, task), tf_serving=tf_serving)
+        write_certificate(beside / PLACE, certificate)
+    return folder / str(version)
 
 
 def check_ops(saved_model: Path) -> str:

@@ -6,10 +6,8 @@ Exit status 0: it is there; 2: bad input, and nothing is changed.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,27 +55,18 @@ def publish(export: Path, folder: Path, *, version: int | None = None) -> Path:
     """
     # not needed for --help
     from kbert.certificate import find_saved_model
-    from kbert.serving_files import label_version, versions_in
+    from kbert.serving_files import label_version, prepare
+    from kbert.version_folders import new_version, versions_in
 
     source = find_saved_model(export).resolve()
-    name = source.parent.name
-    base = folder / name
-    there = versions_in(base)
-    number = max(there, default=0) + 1 if version is None else version
-    target = base / str(number)
-    if number in there:
-        raise InputError(f"{target} is there already; leave out --version, or choose another.")
-    base.mkdir(parents=True, exist_ok=True)
-    # not a number: a server that watches the folder passes it over
-    beside = Path(tempfile.mkdtemp(prefix=f".{number}.", dir=base))
-    try:
+    base = folder / source.parent.name
+    if version is None:
+        version = max(versions_in(base), default=0) + 1
+    prepare(base)
+    with new_version(base, version) as beside:
         shutil.copytree(source, beside, dirs_exist_ok=True)
-        os.chmod(beside, 0o755)
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    label_version(folder, name, number)
-    return target
+    label_version(folder, base.name, version)
+    return base / str(version)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

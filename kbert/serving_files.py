@@ -17,6 +17,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from kbert.errors import InputError
+from kbert.version_folders import versions_in
 from kbert.whole_files import lock_file, written_whole
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _label(path: Path, name: str, version: int) -> None:
         if entry.version_labels.get(CANARY, version) >= version:
             return
         entry.version_labels[CANARY] = version
-        versions = _versions(path.parent / name)
+        versions = versions_in(path.parent / name)
         _keep_labelled(entry, versions)
         _warn_of_memory(path, entry, versions)
     else:
@@ -134,12 +135,6 @@ def _new_entry(name: str, version: int) -> ModelConfig:
     for label in (STABLE, CANARY):
         entry.version_labels[label] = version
     return entry
-
-
-def _versions(folder: Path) -> list[int]:
-    """The versions of a model that are there as a server sees them, ascending."""
-    numbered = [path for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal()]
-    return sorted({int(path.name) for path in numbered if path.is_dir()})
 
 
 def _keep_labelled(entry: ModelConfig, versions: list[int]) -> None:

@@ -16,9 +16,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 from kbert.certificate import PLACE, read_certificate
 from kbert.certify import PROBES
 from kbert.errors import InputError
-from kbert.export import LOCK, ExportError, check_ops, export
+from kbert.export import ExportError, check_ops, export
 from kbert.fresh_process import ProcessError, saved_model_answers
 from kbert.serving_ops import graph_ops
+from kbert.version_folders import LOCK
 from kbert.warmup import WARMUP_PLACE, write_warmup
 from kbert.whole_files import lock_file
 

@@ -81,7 +81,7 @@ LEVELS = {
     "certify": {"answers", "certificate", "fresh_process", "saving", "tasks.task", *GROUND},
     "lineage": {"config", "checkpoint_files", *GROUND},
     "serving_ops": set(),
-    "serving_files": GROUND,
+    "serving_files": {"version_folders", *GROUND},
     "warmup": {"batches", "data", "tasks.task", *GROUND},
     "export": {
         "certificate",
@@ -89,6 +89,7 @@ LEVELS = {
         "lineage",
         "serving_ops",
         "tasks.task",
+        "version_folders",
         "warmup",
         *GROUND,
     },
@@ -106,7 +107,8 @@ LEVELS = {
         *GROUND,
     },
     "verify": {"answers", "certificate", "fresh_process", *GROUND},
-    "publish": {"certificate", "serving_files", *GROUND},
+    "publish": {"certificate", "serving_files", "version_folders", *GROUND},
+    "version_folders": GROUND,
     "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
     "optimizers": {"config"},
     "training": {

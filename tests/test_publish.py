@@ -10,6 +10,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, Model
 
 from kbert.errors import InputError
 from kbert.publish import main, publish
+from kbert.version_folders import LOCK
 
 
 def make_export(folder: Path, version: int, content: str) -> Path:
@@ -38,7 +39,7 @@ def test_versions_follow_each_other(tmp_path: Path, capsys: pytest.CaptureFixtur
         )
         assert (target / "variables" / "variables.index").read_text() == name
         assert (tmp_path / name / "export" / "news" / "1" / "saved_model.pb").exists()
-    assert sorted(path.name for path in (served / "news").iterdir()) == ["1", "2"]
+    assert {path.name for path in (served / "news").iterdir()} == {"1", "2", LOCK}
     assert dict(entry(served).version_labels) == {"stable": 1, "canary": 2}
 
 
@@ -62,7 +63,7 @@ def test_what_cannot_be_published_changes_nothing(
     (served / "models.config").write_text("no text proto")
     assert main([str(tmp_path / "a"), str(served)]) == 2
     assert "no ModelServerConfig" in capsys.readouterr().err
-    assert [path.name for path in served.iterdir()] == ["models.config"]
+    assert not [path for path in (served / "news").iterdir() if path.is_dir()]
 
 
 def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("shutil.copytree", full)
     assert main([str(tmp_path / "a"), str(tmp_path / "served")]) == 2
-    assert list((tmp_path / "served" / "news").iterdir()) == []
+    assert [path.name for path in (tmp_path / "served" / "news").iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("words", [["--version", "0"], ["--version", "x"], []])
