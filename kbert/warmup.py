@@ -22,12 +22,12 @@ WARMUP_PLACE = Path("assets.extra") / "tf_serving_warmup_requests"
 SIGNATURE = "serving_default"
 QUANTILES = (0.0, 0.5, 0.95, 1.0)
 """Which texts, by their length in word pieces: the shortest, the median, 95%, the longest."""
-MAX_BATCH_SIZE = 32
+MAX_BATCH_SIZE = 8
 """Rows of the largest requests: max_execution_batch_size of serve/batching.config, so that the
 largest batch that a server runs at once is nothing new to it."""
 CHARACTERS_A_PIECE = 16
 """A text is cut after so many characters for each word piece that the model reads: the rest of a
-very long one changes nothing in the answer, and would stand in the file 33 times."""
+very long one changes nothing in the answer, and would stand in the file 9 times."""
 
 
 def warmup_rows(split: EncodedSplit, task: Task) -> list[dict[str, str]]:

@@ -106,7 +106,7 @@ def test_the_export_warms_a_server_up(finished: Path, tiny_csv: Path) -> None:
     requests = [log.predict_log.request for log in logs]
     assert [request.model_spec.name for request in requests] == ["moods"] * 8
     sent = [tf.make_ndarray(request.inputs["text"]).tolist() for request in requests]
-    assert [len(batch) for batch in sent] == [1] * 4 + [32] * 4
+    assert [len(batch) for batch in sent] == [1] * 4 + [8] * 4
     assert {text for batch in sent for text in batch} <= texts
 
 
