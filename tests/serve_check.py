@@ -126,7 +126,8 @@ def check(
             due = began + options.minutes * 60 * (swap + 1) / options.swaps
             time.sleep(max(0.0, due - time.monotonic()))
             if (swap + 1) % 10 == 0:
-                print(f"{swap + 1} swaps, {time.monotonic() - began:.0f} s", flush=True)
+                size = server.memory_info().rss // 2**20
+                print(f"{swap + 1} swaps, {time.monotonic() - began:.0f} s, {size} MB", flush=True)
     seconds = time.monotonic() - began
     while state(rest, versions.newest - 1) != "END":
         time.sleep(0.1)
