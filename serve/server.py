@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from serve.errors import ServingError, invalid_argument
 from serve.flags import Options, parse_flags, read_options
-from serve.memory import set_aside_what_stays
+from serve.memory import set_aside_what_stays, use_system_heap
 
 if TYPE_CHECKING:
     from serve.grpc_server import GrpcServer
@@ -212,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for port in filter(None, (options.grpc_port, options.rest_port)):
             require_free_port(options.host, port)
+        use_system_heap()
         _import_tensorflow_quietly()
         server = LocalServer(configs, options=options)
         set_aside_what_stays()
