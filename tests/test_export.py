@@ -155,7 +155,7 @@ def test_warm_up_requests_are_replayed(exported_pairs, tmp_path: Path) -> None:
 
 def test_a_version_is_not_overwritten(exported_pairs) -> None:
     model, task, path = exported_pairs
-    with pytest.raises(InputError, match="choose another --export.version"):
+    with pytest.raises(InputError, match="is there already: choose another version"):
         export(model, task, path.parent, version=3, lineage={})
 
 

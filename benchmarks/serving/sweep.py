@@ -64,7 +64,7 @@ def parameters(setting: tuple[int, int, int] | None) -> str:
         return ""
     size, timeout, threads = setting
     return (
-        "enable_large_batch_splitting { value: true }\nmax_batch_size { value: 1024 }\n"
+        "enable_large_batch_splitting { value: true }\nmax_batch_size { value: 512 }\n"
         f"max_execution_batch_size {{ value: {size} }}\n"
         f"batch_timeout_micros {{ value: {timeout} }}\n"
         f"num_batch_threads {{ value: {threads} }}\nmax_enqueued_batches {{ value: 100 }}\n"
