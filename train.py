@@ -7,7 +7,7 @@ import traceback
 
 from kbert.config import at_toy_size, parse
 from kbert.errors import InputError
-from kbert.startup import import_tensorflow_quietly
+from serve.startup import import_tensorflow_quietly
 
 
 def main(arguments: list[str] | None = None) -> int:

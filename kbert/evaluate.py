@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbert.errors import InputError
-from kbert.startup import import_tensorflow_quietly
 from serve.command_line import OneLineParser
+from serve.startup import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     import numpy as np

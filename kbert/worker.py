@@ -12,7 +12,7 @@ import threading
 
 from kbert.config import parse
 from kbert.errors import InputError
-from kbert.startup import import_tensorflow_quietly
+from serve.startup import import_tensorflow_quietly
 
 CHIEF_IS_GONE = 75  # EX_TEMPFAIL
 

@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from serve import messages, tensors
 from serve.errors import Code, ServingError, invalid_argument
+from serve.examples import read_examples, write_classifications, write_regressions
 from serve.json_text import read_document
 from serve.metrics import Metrics
 from serve.model_store import LARGEST_VERSION, ModelStore
@@ -191,8 +192,6 @@ class RestApi:
         return tensors.write_outputs(outputs, request_format)
 
     def _answer_examples(self, target: Target, document: dict) -> bytes:
-        from serve.examples import read_examples, write_classifications, write_regressions
-
         signature_name = tensors.read_signature_name(document)
         serialized = read_examples(document)
         with self._borrow(target) as servable:

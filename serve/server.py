@@ -14,7 +14,6 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from serve.errors import ServingError, invalid_argument
 from serve.flags import Options, parse_flags, read_options
 from serve.memory import set_aside_what_stays, use_system_heap
+from serve.startup import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from serve.grpc_server import GrpcServer
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for port in filter(None, (options.grpc_port, options.rest_port)):
             require_free_port(options.host, port)
         use_system_heap()
-        _import_tensorflow_quietly()
+        import_tensorflow_quietly()
         server = LocalServer(configs, options=options)
         set_aside_what_stays()
     except OSError as error:
@@ -311,26 +311,6 @@ def allow_many_connections() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # then it stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _import_tensorflow_quietly() -> None:
-    """Imports TensorFlow; what its C++ part says of oneDNN and CUDA is shown only if that fails.
-
-    It says so before its log levels are in force, so TF_CPP_MIN_LOG_LEVEL does not silence it.
-    """
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            importlib.import_module("tensorflow")
-        except BaseException:
-            said.seek(0)
-            os.write(terminal, said.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 def _serve(

@@ -36,7 +36,6 @@ TASKS = {
 LEVELS = {
     "errors": set(),
     "whole_files": set(),
-    "startup": set(),
     "config": GROUND,
     "data": {"config", *GROUND},
     "torch_files": GROUND,
@@ -238,20 +237,20 @@ LEVELS = {
         "evaluation_tables",
         "finished_run",
         "slices",
-        "startup",
         "tasks.task",
         "terminal",
         *GROUND,
     },
 }
 # what no module imports, but for these: verify asks servers, the other commands have serve's parser
-# of flags, and huggingface_check is a script that runs in a process of its own
+# of flags and its quiet start, and huggingface_check is a script that runs in a process of its own
 FOREIGN = {"serve", "train", "torch", "tf_keras", "transformers"}
 ALLOWED_FOREIGN = {
     "verify": {"serve"},
     "publish": {"serve"},
     "compare": {"serve"},
     "report": {"serve"},
+    "worker": {"serve"},
     "evaluate": {"serve"},
     "huggingface_check": {"torch", "transformers"},
 }

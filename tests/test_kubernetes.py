@@ -11,17 +11,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from manifests import Documents, container, follow_schemas, pod, read_documents
 
 from kbert.config import Config, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "recipes" / "kubernetes"
-# the oldest that the recipe names, and the newest that the schemas know
-VERSIONS = ("1.29", kubernetes_validate.latest_version())
-
-Documents = dict[tuple[str, str], dict]
-"""Every document of the recipe, by kind and name."""
-
 CHIEF = ("Job", "kbert-search-chief")
 WORKERS = ("Job", "kbert-search-workers")
 SERVICE = ("Service", "kbert-oracle")
@@ -30,28 +25,7 @@ OPTIONS = ("ConfigMap", "kbert-search")
 FILES = ("Pod", "kbert-files")
 
 
-def read_documents() -> Documents:
-    found: Documents = {}
-    for path in sorted(FOLDER.glob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            key = (document["kind"], document["metadata"]["name"])
-            assert key not in found, f"{key} is there twice"
-            found[key] = document
-    return found
-
-
-DOCUMENTS = read_documents()
-
-
-def pod(documents: Documents, key: tuple[str, str]) -> dict:
-    """The pod of a Job, or the Pod itself: with metadata and spec."""
-    document = documents[key]
-    return document["spec"]["template"] if document["kind"] == "Job" else document
-
-
-def container(documents: Documents, key: tuple[str, str]) -> dict:
-    (only,) = pod(documents, key)["spec"]["containers"]
-    return only
+DOCUMENTS = read_documents(FOLDER)
 
 
 def environment(documents: Documents, key: tuple[str, str]) -> dict[str, Any]:
@@ -60,12 +34,6 @@ def environment(documents: Documents, key: tuple[str, str]) -> dict[str, Any]:
     found = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in entries}
     assert len(found) == len(entries), "a variable is there twice"
     return found
-
-
-def follow_schemas(documents: Documents) -> None:
-    for document in documents.values():
-        for version in VERSIONS:
-            kubernetes_validate.validate(document, version, strict=True)
 
 
 def meet_at_one_port(documents: Documents) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from manifests import Documents, container, follow_schemas, pod, read_documents
 
 from serve.metrics import Counter, Histogram, Metrics
 from serve.text_protos import (
@@ -600,12 +601,6 @@ def test_alerts_warn_when_they_should(tmp_path: Path):
 
 # --- Kubernetes --------------------------------------------------------------------------------
 
-# the oldest that the manifests name, and the newest that the schemas know
-VERSIONS = ("1.29", kubernetes_validate.latest_version())
-
-Documents = dict[tuple[str, str], dict]
-"""Every document, by kind and name."""
-
 OPTIONS = ("ConfigMap", "news")
 SERVER = ("Deployment", "news")
 FILES = ("Pod", "news-files")
@@ -616,33 +611,7 @@ POLICY = ("NetworkPolicy", "news")
 CLAIM = ("PersistentVolumeClaim", "news-models")
 
 
-def read_documents() -> Documents:
-    found: Documents = {}
-    for path in sorted((SERVE / "kubernetes").glob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            key = (document["kind"], document["metadata"]["name"])
-            assert key not in found, f"{key} is there twice"
-            found[key] = document
-    return found
-
-
-DOCUMENTS = read_documents()
-
-
-def pod(documents: Documents, key: tuple[str, str]) -> dict:
-    document = documents[key]
-    return document["spec"]["template"] if document["kind"] == "Deployment" else document
-
-
-def container(documents: Documents, key: tuple[str, str]) -> dict:
-    (only,) = pod(documents, key)["spec"]["containers"]
-    return only
-
-
-def follow_schemas(documents: Documents) -> None:
-    for document in documents.values():
-        for version in VERSIONS:
-            kubernetes_validate.validate(document, version, strict=True)
+DOCUMENTS = read_documents(SERVE / "kubernetes")
 
 
 def embed_the_files(documents: Documents) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kbert import startup
+from serve import startup
 
 
 def test_what_an_import_says_is_held_back(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
