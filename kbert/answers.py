@@ -21,7 +21,8 @@ class Answers:
     """What a model answers to probe texts."""
 
     ids: dict[str, list[list[int]]]
-    """token_ids and segment_ids of each probe, without padding."""
+    """token_ids and segment_ids of each probe, without padding; those of several windows after
+    each other."""
     outputs: dict[str, np.ndarray]
     """The outputs by name, each (probes, ...); strings are `str` in object arrays."""
 
@@ -95,12 +96,19 @@ def scale(array: np.ndarray) -> float:
 
 
 def without_padding(preprocessed: Mapping[str, np.ndarray]) -> dict[str, list[list[int]]]:
-    """The ids of `Answers` from token_ids, segment_ids and padding_mask, int (probes, length)."""
+    """The ids of `Answers` from token_ids, segment_ids and padding_mask, int (probes, length).
+
+    Where texts have windows these are (windows, length), and "rows" (windows,) tells whose each is.
+    """
     lengths = np.sum(preprocessed["padding_mask"], axis=1)
-    return {
-        key: [row[:length].tolist() for row, length in zip(preprocessed[key], lengths, strict=True)]
-        for key in IDS
-    }
+    rows = preprocessed.get("rows", np.arange(len(lengths)))
+    found = {}
+    for key in IDS:
+        ids: list[list[int]] = [[] for _ in range(rows.max(initial=-1) + 1)]
+        for row, values, length in zip(rows, preprocessed[key], lengths, strict=True):
+            ids[row] += values[:length].tolist()
+        found[key] = ids
+    return found
 
 
 def _row_differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

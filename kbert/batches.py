@@ -6,26 +6,30 @@ stopped goes on with the very rows that were next.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from kbert.data import Source, Split
+from kbert.data import Source, Split, read_rows
 from kbert.preprocessing.threads import map_in_threads
-from kbert.tasks.task import Task
+from kbert.tasks.task import Gold, Rows, Task
 
 logger = logging.getLogger(__name__)
 
 ROWS_A_CALL = 1024  # texts that a core tokenises at a time
+FORMAT = 2  # of the cached files
+SEGMENT, TARGET = "segment", "target"  # beginnings of the names of cached files
 MEGABATCH = 50  # batches among which rows are sorted by length; fewer in small sets
 
 
@@ -57,9 +61,11 @@ class EncodedSplit:
     rows: np.ndarray
     """Row numbers in the file, int64 (rows,)."""
     labels: np.ndarray | None
-    """Class index of each row, int32 (rows,)."""
+    """Class index of each row, int32 (rows,), or its number, float32 (rows,)."""
     source: Source | None = None
     """The file; None where the ids are of no file."""
+    targets: tuple[RaggedColumn, ...] = ()
+    """What `Task.encode_targets` made of the answers."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,7 +78,17 @@ class EncodedSplit:
     def take(self, positions: np.ndarray) -> EncodedSplit:
         """Some of the rows, by their position in the split."""
         labels = None if self.labels is None else self.labels[positions]
-        return EncodedSplit(self.segments, self.rows[positions], labels, self.source)
+        return dataclasses.replace(self, rows=self.rows[positions], labels=labels)
+
+    @property
+    def gold(self) -> Gold:
+        """What the rows should be answered."""
+        return Gold(self.labels, self._read)
+
+    def _read(self, columns: Sequence[str]) -> dict[str, list[str]]:
+        if self.source is None:
+            raise ValueError("These rows are of no file.")
+        return read_rows(self.source, self.rows, columns)
 
 
 def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedSplit:
@@ -86,8 +102,13 @@ def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedS
     folder = _cache_folder(split.source, task, cache_dir)
     if not folder.exists():
         _encode_source(split.source, task, folder)
-    segments = tuple(_read_column(path) for path in sorted(folder.glob("*.ids")))
-    return EncodedSplit(segments, split.rows, split.labels, split.source)
+    columns = {
+        kind: tuple(_read_column(path) for path in sorted(folder.glob(f"{kind}-*.ids")))
+        for kind in (SEGMENT, TARGET)
+    }
+    return EncodedSplit(
+        columns[SEGMENT], split.rows, split.labels, split.source, targets=columns[TARGET]
+    )
 
 
 def epoch_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -159,17 +180,17 @@ def _dataset(
         for positions, seed in zip(order, seeds, strict=True):
             rows = split.rows[positions]
             segments = tuple(segment.gather(rows) for segment in split.segments)
-            labels = np.zeros(len(rows)) if split.labels is None else split.labels[positions]
-            yield segments, labels.astype(np.int32), np.array(seed, np.int32)
+            targets = tuple(target.gather(rows) for target in split.targets)
+            yield segments, labels[positions], targets, np.array(seed, np.int32)
 
-    def pack(segments: tuple, labels: tf.Tensor, seed: tf.Tensor) -> tuple:
-        ragged = [tf.RaggedTensor.from_row_lengths(ids, lengths) for ids, lengths in segments]
-        return task.batch(ragged, labels, seed)
+    def pack(segments: tuple, labels: tf.Tensor, targets: tuple, seed: tf.Tensor) -> tuple:
+        return task.batch(Rows(_ragged(segments), labels, _ragged(targets)), seed)
 
-    segment = (tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int64))
+    labels = np.zeros(len(split), np.int32) if split.labels is None else split.labels
     signature = (
-        (segment,) * len(split.segments),
-        tf.TensorSpec([None], tf.int32),
+        tuple(_spec(segment) for segment in split.segments),
+        tf.TensorSpec([None], labels.dtype),
+        tuple(_spec(target) for target in split.targets),
         tf.TensorSpec([2], tf.int32),
     )
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
@@ -177,28 +198,49 @@ def _dataset(
     return dataset.apply(tf.data.experimental.assert_cardinality(len(order))).prefetch(8)
 
 
-def _cache_folder(source: Source, task: Task, cache_dir: str | None) -> Path:
+def _spec(column: RaggedColumn) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+    """Of what its `gather` gives."""
+    return tf.TensorSpec([None], column.values.dtype), tf.TensorSpec([None], tf.int64)
+
+
+def _ragged(columns: tuple) -> list[tf.RaggedTensor]:
+    return [tf.RaggedTensor.from_row_lengths(values, lengths) for values, lengths in columns]
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """The folder of all that is kept between runs; None for the user's own."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    root = Path(cache_dir) if cache_dir else home / "kbert"
-    key = json.dumps([source.digest, task.encoding_key], sort_keys=True)
-    return root / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    return Path(cache_dir) if cache_dir else home / "kbert"
+
+
+def _cache_folder(source: Source, task: Task, cache_dir: str | None) -> Path:
+    key = json.dumps([FORMAT, source.digest, task.encoding_key], sort_keys=True)
+    return cache_root(cache_dir) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _encode_source(source: Source, task: Task, folder: Path) -> None:
-    """Write one pair of files a segment, beside, then under the name."""
+    """Write one pair of files a segment or target, beside, then under the name."""
     logger.info("tokenising %s", source.path)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    encode = tf.function(task.encode, reduce_retracing=True)
+
+    @functools.partial(tf.function, reduce_retracing=True)
+    def encode(texts: list[tf.Tensor], targets: list[tf.Tensor]) -> tuple[list, list]:
+        return task.encode(texts), task.encode_targets(texts, targets) if targets else []
+
     columns = (
-        [_strings(part.column(name)) for name in source.text_columns]
+        [
+            [_strings(part.column(name)) for name in source.text_columns],
+            [_strings(part.column(name)) for name in source.target_columns],
+        ]
         for batch in source.batches()
         for part in (batch.slice(row, ROWS_A_CALL) for row in range(0, len(batch), ROWS_A_CALL))
     )
     beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        with _ColumnWriters(beside) as writers:
-            for segments in map_in_threads(encode, columns):
-                writers.append(segments)
+        with _ColumnWriters(beside, SEGMENT) as texts, _ColumnWriters(beside, TARGET) as answers:
+            for segments, targets in map_in_threads(lambda of: encode(*of), columns):
+                texts.append(segments)
+                answers.append(targets)
         try:
             beside.rename(folder)
         except OSError:  # another process was first; its files hold the same
@@ -213,10 +255,11 @@ def _strings(column) -> tf.Tensor:
 
 
 class _ColumnWriters:
-    """Append ragged batches to files, one pair of ids and offsets a segment."""
+    """Append ragged batches to files, one pair of ids and offsets a column."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
+        self.kind = kind
         self.files: list = []
         self.lengths: list[list[np.ndarray]] = []
 
@@ -226,7 +269,8 @@ class _ColumnWriters:
     def append(self, segments: list[tf.RaggedTensor]) -> None:
         for index, segment in enumerate(segments):
             if index == len(self.files):
-                self.files.append(open(self.folder / f"{index}.ids", "wb"))  # noqa: SIM115
+                path = self.folder / f"{self.kind}-{index}.ids"
+                self.files.append(open(path, "wb"))  # noqa: SIM115
                 self.lengths.append([])
             self.files[index].write(segment.values.numpy().astype("<i4").tobytes())
             self.lengths[index].append(segment.row_lengths().numpy())
@@ -235,7 +279,8 @@ class _ColumnWriters:
         for index, file in enumerate(self.files):
             file.close()
             offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths[index]))])
-            np.save(self.folder / f"{index}.offsets.npy", offsets.astype(np.int64))
+            path = self.folder / f"{self.kind}-{index}.offsets.npy"
+            np.save(path, offsets.astype(np.int64))
 
 
 def _read_column(path: Path) -> RaggedColumn:

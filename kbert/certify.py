@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -146,13 +147,18 @@ def _huggingface(
                 reference.architecture,
                 segments,
                 max_length=task.max_length,
+                truncation=reference.truncation,
+                stride=reference.stride,
                 python=python,
             )
     except NotInstalledError as error:
         return None, str(error), {}
     except ProcessError as error:
         raise ExportError(f"{reference.architecture} does not answer: {error}") from None
-    ids = {ours: [row[theirs].tolist() for row in rows] for ours, theirs in HUGGINGFACE_IDS.items()}
+    ids = {
+        ours: [np.concatenate([window[theirs] for window in row]).tolist() for row in rows]
+        for ours, theirs in HUGGINGFACE_IDS.items()
+    }
     return Answers(ids, reference.answers(rows)), reference.architecture, versions
 
 

@@ -85,6 +85,9 @@ class DataOptions:
     """Encoding of CSV, TSV, JSONL and TXT files, such as gb18030; a byte-order mark is dropped."""
     max_length: int = 128
     """Longest input in word pieces, [CLS] and [SEP] included; longer texts are truncated."""
+    stride: int | None = None
+    """Read a text beyond max_length in windows, each of which begins with so many of the word
+    pieces that the one before it ended with; by default it is truncated."""
     cache_dir: str | None = None
     """Folder of tokenised data; by default kbert/ in the user's cache folder."""
 
@@ -98,6 +101,9 @@ class DataOptions:
             self.validation_fraction + self.test_fraction,
         )
         _check(self.max_length >= 4, "data.max_length", "at least 4", self.max_length)
+        if self.stride is not None:
+            most = self.max_length - 4  # [CLS], [SEP] and a piece of a text, and [SEP] of a pair
+            _check(0 <= self.stride < most, "data.stride", f"in [0, {most})", self.stride)
         columns = self.text_columns
         _check(len(columns) > 0 and all(columns), "data.text_column", "a column name", columns)
         repeated = len(set(columns)) < len(columns)
@@ -119,6 +125,9 @@ class ModelOptions:
     """Branch, tag or commit of a hub checkpoint."""
     vocab: str | None = None
     """vocab.txt for a model from scratch (instead of a checkpoint)."""
+    vocab_size: int | None = None
+    """From scratch: learn a vocabulary of at most so many entries from the training texts (instead
+    of model.vocab)."""
     lowercase: bool = True
     """From scratch: whether the tokeniser lower-cases and strips accents."""
     hidden_dim: int = 128
@@ -133,11 +142,19 @@ class ModelOptions:
     """Dropout of hidden states and attention; by default what the checkpoint says."""
 
     def __post_init__(self) -> None:
-        if self.checkpoint and self.vocab:
+        sources = {
+            "checkpoint": self.checkpoint,
+            "vocab": self.vocab,
+            "vocab_size": self.vocab_size,
+        }
+        named = [f"model.{name}" for name, value in sources.items() if value]
+        if len(named) > 1:
             raise InputError(
-                "model.checkpoint and model.vocab exclude each other: a checkpoint brings its "
-                "vocabulary, a model from scratch has only model.vocab."
+                f"{' and '.join(named)} exclude each other: a checkpoint brings its vocabulary, a "
+                "model from scratch has that of model.vocab, or learns one of model.vocab_size."
             )
+        if self.vocab_size is not None:
+            _check(self.vocab_size >= 10, "model.vocab_size", "at least 10", self.vocab_size)
         for name in ("hidden_dim", "num_layers", "num_heads", "intermediate_dim"):
             _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
         _check(
@@ -310,6 +327,10 @@ class ExportOptions:
             _check(valid, "export.name", "a plain name, without / \\ : % ? #", self.name)
 
 
+Pooling = Literal["mean", "max"]
+"""How the answers to the windows of a long text become one."""
+
+
 @dataclass
 class ClassificationOptions:
     """Texts, or pairs of texts, into classes."""
@@ -323,6 +344,11 @@ class ClassificationOptions:
     calibrate: bool = False
     """Divide the logits by a temperature, fitted on the validation split, for the probabilities of
     the exported model, predictions.csv and the figures; the logits, and who wins, stay."""
+    window_pooling: Pooling = "mean"
+    """How the logits of a long text's windows (data.stride) become those of the text."""
+    out_of_scope: str | None = None
+    """Answer of the exported model to a text of no class: where the largest probability is under a
+    threshold, fitted on the validation rows, some of which have this label."""
 
     def __post_init__(self) -> None:
         valid = 0 <= self.label_smoothing < 1
@@ -330,13 +356,70 @@ class ClassificationOptions:
 
 
 @dataclass
+class MultiLabelOptions:
+    """Texts, or pairs of texts, into any number of classes each."""
+
+    name: Literal["multi_label"] = "multi_label"
+    """The task."""
+    separator: str = ","
+    """What divides the labels of a row, where the column holds no lists."""
+    window_pooling: Pooling = "mean"
+    """How the logits of a long text's windows (data.stride) become those of the text."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.separator), "task.separator", "a string", self.separator)
+
+
+@dataclass
+class RegressionOptions:
+    """A number for a text, or for a pair of texts."""
+
+    name: Literal["regression"] = "regression"
+    """The task."""
+    window_pooling: Pooling = "mean"
+    """How the values of a long text's windows (data.stride) become that of the text."""
+
+
+@dataclass
+class FeaturesOptions:
+    """Texts, or pairs of texts, into classes by a linear classifier on a BERT that stays as it is.
+
+    The features of all rows are computed once and cached, so that training takes seconds.
+    """
+
+    name: Literal["features"] = "features"
+    """The task."""
+    classifier: Literal["keras", "scikit-learn"] = "keras"
+    """keras: train.epochs and the rest of train; scikit-learn: its logistic regression, without
+    them."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Features of a text: the mean of its pieces' last states, or the state of [CLS]."""
+
+
+@dataclass
+class TaggingOptions:
+    """A tag for each word: names, places, dates ..., as BIO."""
+
+    name: Literal["tagging"] = "tagging"
+    """The task."""
+    tags_column: str = "tags"
+    """Column of the tags, one for each word of data.text_column: O, B-NAME or I-NAME."""
+    intent_column: str | None = None
+    """Column of a label for the whole text, learnt by the same model."""
+
+
+@dataclass
 class MaskedLMOptions:
-    """Continued pre-training on raw text by masked words."""
+    """Pre-training on raw text by masked words, continued or from scratch; fill-mask."""
 
     name: Literal["masked_lm"] = "masked_lm"
     """The task."""
     mask_rate: float = 0.15
     """Share of the word pieces to predict."""
+    whole_words: bool = True
+    """Mask all pieces of a word, or none."""
+    next_sentence: bool = False
+    """Learn, too, whether the second half of a row is its own or another row's."""
     top_k: int = 5
     """Answers that the exported model gives for each [MASK]."""
 
@@ -345,9 +428,81 @@ class MaskedLMOptions:
         _check(self.top_k >= 1, "task.top_k", "at least 1", self.top_k)
 
 
+@dataclass
+class EmbeddingOptions:
+    """A vector for each text, whose cosine is the similarity; fine-tuned on pairs with a score."""
+
+    name: Literal["embedding"] = "embedding"
+    """The task."""
+    pooling: Literal["checkpoint", "mean", "cls", "max"] = "checkpoint"
+    """How the pieces' vectors become the text's; checkpoint: as its sentence-transformers files
+    say, or the mean."""
+    normalize: bool | None = None
+    """Give vectors of length 1; by default as the checkpoint's files say."""
+
+
+@dataclass
+class QuestionAnsweringOptions:
+    """The part of a text that answers a question."""
+
+    name: Literal["question_answering"] = "question_answering"
+    """The task; data.text_column names the column of questions and that of texts."""
+    answer_column: str = "answer"
+    """Column of the answer, which stands in the text."""
+    start_column: str | None = None
+    """Column of the answer's first character, from 0; by default where it stands first."""
+    max_answer_length: int = 30
+    """Longest answer in word pieces."""
+
+    def __post_init__(self) -> None:
+        valid = self.max_answer_length >= 1
+        _check(valid, "task.max_answer_length", "at least 1", self.max_answer_length)
+
+
+@dataclass
+class TranslationOptions:
+    """Texts into those of another language: BERT reads, a new decoder writes."""
+
+    name: Literal["translation"] = "translation"
+    """The task."""
+    target_column: str = "target"
+    """Column of the translation."""
+    target_vocab_size: int = 8000
+    """Entries, at most, of the vocabulary that is learnt from the translations."""
+    target_lowercase: bool = False
+    """Lower-case the translations."""
+    max_target_length: int = 64
+    """Longest translation in word pieces."""
+    decoder_layers: int = 3
+    """Transformer blocks of the decoder."""
+    encoder: Literal["fine_tuned", "frozen", "random"] = "fine_tuned"
+    """The checkpoint's encoder, trained on or left as it is; or one of its sizes from scratch."""
+    label_smoothing: float = 0.1
+    """Share of the target's probability spread over the vocabulary."""
+    beam_size: int = 4
+    """Translations that are followed side by side; 1: greedy."""
+    length_penalty: float = 0.6
+    """Power of the length that a translation's log-probability is divided by: 0 favours short
+    ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("target_vocab_size", "max_target_length", "decoder_layers", "beam_size"):
+            _check(getattr(self, name) >= 1, f"task.{name}", "at least 1", getattr(self, name))
+        valid = 0 <= self.label_smoothing < 1
+        _check(valid, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
+        _check(self.length_penalty >= 0, "task.length_penalty", "at least 0", self.length_penalty)
+
+
 TASK_OPTIONS: dict[str, type] = {
     "classification": ClassificationOptions,
+    "multi_label": MultiLabelOptions,
+    "regression": RegressionOptions,
+    "features": FeaturesOptions,
+    "tagging": TaggingOptions,
     "masked_lm": MaskedLMOptions,
+    "embedding": EmbeddingOptions,
+    "question_answering": QuestionAnsweringOptions,
+    "translation": TranslationOptions,
 }
 
 
@@ -542,10 +697,10 @@ def _require(config: Config) -> None:
     for option, value in (("--data.train", config.data.train), ("--output", config.output)):
         if not value:
             raise InputError(f"{option} is missing (--help lists the options).")
-    if not (config.model.checkpoint or config.model.vocab):
+    if not (config.model.checkpoint or config.model.vocab or config.model.vocab_size):
         raise InputError(
-            "--model.checkpoint is missing: a folder in HuggingFace layout or a hub id; or "
-            "--model.vocab vocab.txt for a model from scratch."
+            "--model.checkpoint is missing: a folder in HuggingFace layout or a hub id; or, for a "
+            "model from scratch, --model.vocab vocab.txt or --model.vocab_size."
         )
 
 

@@ -11,7 +11,9 @@ number, its label and a hash of its texts. How each kind of file is read:
 * .txt: one text a line, for tasks without labels.
 
 Every value stays as it is written ("007", "NA", "1.0"). JSON and Parquet labels may also be
-integers and booleans, which read as JSON writes them: 1, true. Blank lines are no rows.
+integers and booleans, which read as JSON writes them: 1, true. Blank lines are no rows. A cell
+that holds several items (words, their tags, labels) is a list in JSON and Parquet, or a string
+that is divided; both read as one string with `LIST_SEPARATOR` between the items.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +43,44 @@ EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
 BATCH_ROWS = 4096
 LARGEST_ROW = 1 << 23  # bytes; pyarrow wants a row of a CSV file within one block
 CHUNK = 1 << 20  # bytes
+LIST_SEPARATOR = "\x1f"
+"""Stands between the items of a cell that holds several; Unicode's "unit separator"."""
 END_OF_FILE = "\x1ekbert: end of file\x1e"  # a last row that an unclosed quote would swallow
+
+
+@dataclass(frozen=True)
+class LearnedVocabulary:
+    """A WordPiece vocabulary that is to be learnt from a column of the training rows."""
+
+    column: str
+    size: int
+    """Entries, at most."""
+    lowercase: bool
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a task reads of each row."""
+
+    texts: tuple[str, ...]
+    """What the model is given."""
+    label: str | None = None
+    """One label, or number, a row; a test file may lack it."""
+    label_kind: Literal["class", "number"] = "class"
+    targets: tuple[str, ...] = ()
+    """Further columns of answers to learn."""
+    lists: tuple[str, ...] = ()
+    """Those of texts and targets that hold several items a row."""
+    separator: str | None = None
+    """What divides the items where a cell is a string and no list; None for white space."""
+    named: tuple[str, ...] = ()
+    """Targets whose values, or items, are names to be learnt."""
+    blank: tuple[str, ...] = ()
+    """Targets that may be empty."""
+    vocabularies: tuple[LearnedVocabulary, ...] = ()
+    check: Callable[[Mapping[str, list[str]]], tuple[int, str] | None] | None = None
+    """Looks at some rows of texts and targets, by column: the index of the first bad row, and what
+    is wrong with it and what to do; None where all are good."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +93,27 @@ class Source:
     encoding: str = "utf-8"
     other_columns: tuple[str, ...] = ()
     """Columns to look at, not to learn from: all plain values read as strings."""
+    target_columns: tuple[str, ...] = ()
+    """Columns of answers, as strings; numbers read as JSON writes them."""
+    list_columns: tuple[str, ...] = ()
+    """Those of the columns that hold several items a row."""
+    separator: str | None = None
+    """What divides them in a string; None for white space."""
+    label_kind: Literal["class", "number"] = "class"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The text columns, then the label column, then the others."""
+        """The text columns, then the label column, the target columns, and the others."""
         label = (self.label_column,) if self.label_column is not None else ()
-        return self.text_columns + label + self.other_columns
+        return self.text_columns + label + self.target_columns + self.other_columns
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the file's bytes and of all that texts and labels depend on."""
-        key = [self.path.suffix.lower(), self.text_columns, self.label_column, self.encoding]
+        key = [
+            self.path.suffix.lower(), self.text_columns, self.label_column, self.encoding,
+            self.target_columns, self.list_columns, self.separator,
+        ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(key).encode())
         with self.path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -97,7 +146,8 @@ class Split:
     rows: np.ndarray
     """int64 (rows,): numbers of the rows in the file, from 0, ascending."""
     labels: np.ndarray | None
-    """int32 (rows,): index of each row's label in `DataSet.labels`; None without labels."""
+    """int32 (rows,): index of each row's label in `DataSet.labels`; or float32 (rows,): its number;
+    None without labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +161,8 @@ class DataSet:
     duplicates: dict[str, int]
     """Exact duplicates, all text columns being equal. "train": rows that repeat an earlier row
     of that split; "train/test": rows of the second split whose texts stand in the first."""
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Sorted values, or items, of the training file in each of `Columns.named`."""
 
 
 def require_files(options: DataOptions) -> None:
@@ -125,15 +177,15 @@ def require_files(options: DataOptions) -> None:
             _require_file(Path(file), role)
 
 
-def read_dataset(options: DataOptions, *, labelled: bool, seed: int) -> DataSet:
+def read_dataset(options: DataOptions, columns: Columns, *, seed: int) -> DataSet:
     """Read and check the files of a run once, and split their rows.
 
     A split without a file is drawn from the training file, stratified by label, unless its
     fraction is 0. A test file may lack the label column.
 
     Args:
-        options: Which files and columns.
-        labelled: Whether the task needs labels.
+        options: Which files.
+        columns: What is read of them.
         seed: Seed of the rows drawn; the same seed draws the same rows.
 
     Raises:
@@ -141,21 +193,21 @@ def read_dataset(options: DataOptions, *, labelled: bool, seed: int) -> DataSet:
     """
     if options.train is None:
         raise InputError("--data.train is missing: name the training file.")
-    train = _scan(_open_source(options.train, "train", options, labelled))
+    train = _scan(_open_source(options.train, "train", options, columns), columns)
     scans = {"train": train}
     rows: dict[str, np.ndarray] = {}
     fractions = {}
     for name in ("validation", "test"):
         file, fraction = getattr(options, name), getattr(options, f"{name}_fraction")
         if file is not None:
-            scans[name] = _scan(_open_source(file, name, options, labelled))
+            scans[name] = _scan(_open_source(file, name, options, columns), columns)
             rows[name] = np.arange(len(scans[name].hashes))
         elif fraction > 0:
             fractions[name] = fraction
-    if labelled and len(train.names) < 2:
+    if train.codes is not None and len(train.names) < 2:
         raise InputError(
             f"{train.source.path}: every row has the label {next(iter(train.names))!r} (column "
-            f"{options.label_column!r}); training needs two labels or more."
+            f"{columns.label!r}); training needs two labels or more."
         )
     rows |= _draw(train, fractions, seed)
     names = [name for name in ("train", "validation", "test") if name in rows]
@@ -163,31 +215,30 @@ def read_dataset(options: DataOptions, *, labelled: bool, seed: int) -> DataSet:
     splits, hashes = {}, {}
     for name in names:
         scan = scans.get(name, train)
-        indices = _label_indices(scan, labels, str(train.source.path))
-        splits[name] = Split(
-            scan.source, rows[name], None if indices is None else indices[rows[name]]
-        )
+        found = _labels(scan, labels, str(train.source.path))
+        splits[name] = Split(scan.source, rows[name], None if found is None else found[rows[name]])
         hashes[name] = scan.hashes[rows[name]]
-    return DataSet(splits, labels, _count_duplicates(hashes))
+    target_names = {name: tuple(sorted(found)) for name, found in train.target_names.items()}
+    return DataSet(splits, labels, _count_duplicates(hashes), target_names)
 
 
 def read_split(
-    path: Path, options: DataOptions, labels: tuple[str, ...], *, labelled: bool
+    path: Path, options: DataOptions, columns: Columns, labels: tuple[str, ...]
 ) -> Split:
     """All rows of one file, for a model that is trained; the training file is not looked at.
 
     Args:
         path: The file, which may lack the label column.
-        options: Which columns, and the encoding.
+        options: Its encoding.
+        columns: What is read of it.
         labels: Sorted names of the training labels.
-        labelled: Whether the task has labels.
 
     Raises:
         InputError: a file that cannot be read, or a label that is not among the labels.
     """
-    scan = _scan(_open_source(str(path), "test", options, labelled))
-    indices = _label_indices(scan, labels, "the training data")
-    return Split(scan.source, np.arange(len(scan.hashes)), indices)
+    scan = _scan(_open_source(str(path), "test", options, columns), columns)
+    found = _labels(scan, labels, "the training data")
+    return Split(scan.source, np.arange(len(scan.hashes)), found)
 
 
 def read_rows(source: Source, rows: np.ndarray, columns: Sequence[str]) -> dict[str, list[str]]:
@@ -231,9 +282,8 @@ def read_rows(source: Source, rows: np.ndarray, columns: Sequence[str]) -> dict[
 # Opening: does the file exist, and has it the columns?
 
 
-def _open_source(file: str, role: str, options: DataOptions, labelled: bool) -> Source:
-    path, texts = Path(file), tuple(options.text_columns)
-    label = options.label_column if labelled else None
+def _open_source(file: str, role: str, options: DataOptions, columns: Columns) -> Source:
+    path, texts, label = Path(file), columns.texts, columns.label
     if label in texts:
         raise InputError(
             f"--data.label_column: {label!r} is a text column too; the label must be another one."
@@ -241,16 +291,30 @@ def _open_source(file: str, role: str, options: DataOptions, labelled: bool) -> 
     _require_file(path, role)
     _require_codec(options.encoding)
     if path.suffix.lower() == ".txt":
-        _require_plain_texts(path, texts, label)
+        _require_plain_texts(path, columns)
         return Source(path, texts, None, options.encoding)
     there = _column_names(Source(path, texts, label, options.encoding))
     if role == "test" and label not in there:
         label = None
-    source = Source(path, texts, label, options.encoding)
+    source = Source(
+        path,
+        texts,
+        label,
+        options.encoding,
+        target_columns=columns.targets,
+        list_columns=columns.lists,
+        separator=columns.separator,
+        label_kind=columns.label_kind,
+    )
     for name in source.columns:
-        option = "--data.label_column" if name == label else "--data.text_column"
-        _require_column(path, there, name, by=f" by {option}")
+        _require_column(path, there, name, by=f" by {_option_of(columns, name)}")
     return source
+
+
+def _option_of(columns: Columns, name: str) -> str:
+    if name in columns.texts:
+        return "--data.text_column"
+    return "--data.label_column" if name == columns.label else "the task's options"
 
 
 def _look_at(source: Source, columns: Sequence[str]) -> Source:
@@ -299,15 +363,16 @@ def _require_codec(encoding: str) -> None:
         ) from None
 
 
-def _require_plain_texts(path: Path, texts: tuple[str, ...], label: str | None) -> None:
-    if label is not None:
+def _require_plain_texts(path: Path, columns: Columns) -> None:
+    answers = [name for name in (columns.label, *columns.targets) if name is not None]
+    if answers:
         raise InputError(
             f"{path}: a .txt file has no labels; use {', '.join(EXTENSIONS[:-1])} with a column "
-            f"{label!r}."
+            f"{answers[0]!r}."
         )
-    if len(texts) > 1:
+    if len(columns.texts) > 1:
         raise InputError(
-            f"{path}: a .txt file has one text a row, not {len(texts)}; name one column by "
+            f"{path}: a .txt file has one text a row, not {len(columns.texts)}; name one column by "
             "--data.text_column."
         )
 
@@ -495,7 +560,7 @@ def _read_csv(source: Source) -> Iterator[list[pa.Array]]:
             if batch.num_rows and batch.column(0)[-1].as_py() == END_OF_FILE:
                 batch, complete = batch.slice(0, batch.num_rows - 1), True
             rows += batch.num_rows
-            yield batch.columns
+            yield _with_items(source, batch.columns)
     except pa.ArrowInvalid as error:
         _refuse_csv(source, error, bad_rows, rows)
     if not complete:
@@ -523,6 +588,26 @@ def _refuse_open_quote(source: Source, place: str) -> NoReturn:
         f"{source.path}: {place}: a double quote opens a field and is never closed; close it, "
         "and write quotes within a field twice."
     ) from None
+
+
+def _with_items(source: Source, columns: list[pa.Array]) -> list[pa.Array]:
+    """String columns, with the items of those that hold several divided as `LIST_SEPARATOR`."""
+    return [
+        _divide(column, source.separator) if name in source.list_columns else column
+        for name, column in zip(source.columns, columns, strict=True)
+    ]
+
+
+def _divide(column: pa.Array, separator: str | None) -> pa.Array:
+    """Strings of items, which a separator or white space divides, as strings with ours."""
+    if separator is None:
+        parts = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column))
+        return pc.binary_join(parts, LIST_SEPARATOR)
+    joined = [
+        LIST_SEPARATOR.join(filter(None, (item.strip() for item in cell.split(separator))))
+        for cell in column.fill_null("").to_pylist()
+    ]
+    return pa.array(joined, pa.string())
 
 
 def _read_text(source: Source) -> Iterator[list[pa.Array]]:
@@ -564,6 +649,8 @@ def _json_records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json_column(
     source: Source, name: str, block: list[tuple[int, dict[str, Any]]], start: int
 ) -> pa.Array:
+    if name in source.list_columns:
+        return _json_items(source, name, block, start)
     try:
         return pa.array([record[name] for _, record in block], pa.string())
     except (KeyError, pa.ArrowException, UnicodeEncodeError):
@@ -577,9 +664,37 @@ def _json_column(
         return pa.array(strings, pa.string())
 
 
+def _json_items(
+    source: Source, name: str, block: list[tuple[int, dict[str, Any]]], start: int
+) -> pa.Array:
+    cells = []
+    for row, (line, record) in enumerate(block, start=start):
+        place = f"{source.path}: {_place(row, line)}"
+        if name not in record:
+            raise InputError(f"{place}: no key {name!r}; add it.")
+        place = f"{place}, column {name!r}"
+        if not isinstance(record[name], list):
+            string = _json_string(record[name], (), place)
+            cells += _divide(pa.array([string or ""], pa.string()), source.separator).to_pylist()
+            continue
+        items = [_json_string(item, (int,), place) for item in record[name]]
+        cells.append(_joined(items, place))
+    return pa.array(cells, pa.string())
+
+
+def _joined(items: list[str | None], place: str) -> str:
+    """Items of a list as one string."""
+    for number, item in enumerate(items, start=1):
+        if not item or item.isspace() or LIST_SEPARATOR in item:
+            wrong = "is empty" if not (item or "").strip() else "holds U+001F"
+            raise InputError(f"{place}: item {number} of the list {wrong}; correct it.")
+    return LIST_SEPARATOR.join(item or "" for item in items)
+
+
 def _json_kinds(source: Source, name: str) -> tuple[type, ...]:
     """What a column may hold besides strings and null."""
-    if name in source.other_columns:
+    is_number = name == source.label_column and source.label_kind == "number"
+    if name in source.other_columns or name in source.target_columns or is_number:
         return (int, float)
     return (int,) if name == source.label_column else ()
 
@@ -620,7 +735,7 @@ def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
         batches = file.iter_batches(BATCH_ROWS, columns=list(source.columns), use_threads=False)
         try:
             for batch in batches:
-                columns = [batch.column(name).cast(pa.string()) for name in source.columns]
+                columns = [_parquet_strings(source, name, batch) for name in source.columns]
                 for column in columns:
                     column.validate(full=True)  # UTF-8
                 yield columns
@@ -628,9 +743,28 @@ def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
             _refuse_parquet(source.path, error)
 
 
+def _parquet_strings(source: Source, name: str, batch: pa.RecordBatch) -> pa.Array:
+    column = batch.column(name)
+    if name not in source.list_columns:
+        return column.cast(pa.string())
+    if not _is_list(column.type):
+        return _divide(column.cast(pa.string()), source.separator)
+    cells = column.to_pylist()
+    place = f"{source.path}: column {name!r}"
+    return pa.array([_joined(cell or [], place) for cell in cells], pa.string())
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
 def _require_string_type(source: Source, name: str, kind: pa.DataType) -> None:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if name in source.other_columns and not pa.types.is_nested(value):
+    if name in source.list_columns and _is_list(kind):
+        value = kind.value_type
+    is_number = name == source.label_column and source.label_kind == "number"
+    plain = name in source.other_columns or name in source.target_columns or is_number
+    if plain and not pa.types.is_nested(value):
         return
     is_label = name == source.label_column
     tests = [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view]
@@ -660,6 +794,8 @@ class _Scan:
     hashes: np.ndarray  # uint64 (rows,), of all texts of a row
     codes: np.ndarray | None  # int32 (rows,), indices into names
     names: tuple[str, ...]  # labels in the order of their first row
+    numbers: np.ndarray | None  # float32 (rows,), where the labels are numbers
+    target_names: dict[str, set[str]]  # of each target column that has names
 
 
 class _EmptyRows:
@@ -682,30 +818,88 @@ class _EmptyRows:
             )
 
 
-def _scan(source: Source) -> _Scan:
+def _scan(source: Source, columns: Columns) -> _Scan:
     hashes, codes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
+    numbers = [np.zeros(0, np.float32)]
     names: dict[str, int] = {}
-    no_text, no_label = _EmptyRows(), _EmptyRows()
+    target_names: dict[str, set[str]] = {name: set() for name in columns.named}
+    answers = (source.label_column, *source.target_columns)
+    wanted = [name for name in answers if name is not None and name not in columns.blank]
+    no_text, no_answer = _EmptyRows(), {name: _EmptyRows() for name in wanted}
     start = 0
     for batch in source.batches():
         _refuse_nul(source, batch, start)
-        columns = batch.columns[: len(source.text_columns)]
-        no_text.add(np.logical_and.reduce([_is_blank(column) for column in columns]), start)
-        hashes.append(_hash(columns))
+        texts = batch.columns[: len(source.text_columns)]
+        no_text.add(np.logical_and.reduce([_is_blank(column) for column in texts]), start)
+        hashes.append(_hash(texts))
+        for name, empty in no_answer.items():
+            empty.add(_is_blank(batch.column(name)), start)
         if source.label_column is not None:
-            labels = batch.columns[-1]
-            no_label.add(_is_blank(labels), start)
-            encoded = labels.dictionary_encode()
-            indices = [names.setdefault(n, len(names)) for n in encoded.dictionary.to_pylist()]
-            codes.append(np.array(indices, np.int32)[encoded.indices.to_numpy()])
+            labels = batch.column(source.label_column)
+            if columns.label_kind == "number":
+                numbers.append(_numbers(source, labels, start))
+            else:
+                codes.append(_codes(labels, names))
+        for name, found in target_names.items():
+            found.update(_names(batch.column(name), is_list=name in columns.lists))
+        _check_rows(source, columns, batch, start)
         start += batch.num_rows
     if start == 0:
         raise InputError(f"{source.path}: the file has no rows; give a file with rows.")
     no_text.refuse(source, "text", source.text_columns)
-    if source.label_column is None:
-        return _Scan(source, np.concatenate(hashes), None, ())
-    no_label.refuse(source, "label", [source.label_column])
-    return _Scan(source, np.concatenate(hashes), np.concatenate(codes), tuple(names))
+    for name, empty in no_answer.items():
+        empty.refuse(source, "label" if name == source.label_column else "answer", [name])
+    has_label, is_number = source.label_column is not None, columns.label_kind == "number"
+    return _Scan(
+        source,
+        np.concatenate(hashes),
+        np.concatenate(codes) if has_label and not is_number else None,
+        tuple(names),
+        np.concatenate(numbers) if has_label and is_number else None,
+        target_names,
+    )
+
+
+def _codes(labels: pa.Array, names: dict[str, int]) -> np.ndarray:
+    """Index of each label in `names`, which grows; int32 (rows,)."""
+    encoded = labels.dictionary_encode()
+    indices = [names.setdefault(name, len(names)) for name in encoded.dictionary.to_pylist()]
+    return np.array(indices, np.int32)[encoded.indices.to_numpy()]
+
+
+def _numbers(source: Source, labels: pa.Array, start: int) -> np.ndarray:
+    """Labels as float32 (rows,); an empty one, which is refused later, is 0."""
+    strings = pc.utf8_trim_whitespace(labels)
+    numbers = np.zeros(len(strings), np.float32)
+    for row, string in enumerate(strings.to_pylist()):
+        try:
+            numbers[row] = float(string or 0)
+        except ValueError:
+            numbers[row] = np.nan
+        if not np.isfinite(numbers[row]):
+            raise InputError(
+                f"{source.path}: row {start + row + 1}, column {source.label_column!r}: must be a "
+                f"number, is {_shorten(string)}; correct it."
+            )
+    return numbers
+
+
+def _names(column: pa.Array, *, is_list: bool) -> list[str]:
+    """The different values of a column, or the different items of its lists."""
+    found = pc.unique(column).to_pylist()
+    if not is_list:
+        return [name for name in found if name]
+    return [item for cell in found for item in cell.split(LIST_SEPARATOR) if item]
+
+
+def _check_rows(source: Source, columns: Columns, batch: pa.RecordBatch, start: int) -> None:
+    """What only the task knows to be wrong."""
+    if columns.check is None:
+        return
+    names = (*source.text_columns, *source.target_columns)
+    bad = columns.check({name: batch.column(name).to_pylist() for name in names})
+    if bad is not None:
+        raise InputError(f"{source.path}: row {start + bad[0] + 1}: {bad[1]}")
 
 
 def _is_blank(column: pa.Array) -> np.ndarray:
@@ -736,10 +930,11 @@ def _hash(columns: list[pa.Array]) -> np.ndarray:
 # Splitting
 
 
-def _label_indices(scan: _Scan, labels: tuple[str, ...], origin: str) -> np.ndarray | None:
-    """Index into the sorted training labels, which come from `origin`, of each row, int32."""
+def _labels(scan: _Scan, labels: tuple[str, ...], origin: str) -> np.ndarray | None:
+    """Of each row its number, float32, or its index, int32, in the sorted training labels, which
+    come from `origin`; None where there are none."""
     if scan.codes is None:
-        return None
+        return scan.numbers
     index = {name: position for position, name in enumerate(labels)}
     table = np.array([index.get(name, -1) for name in scan.names], np.int32)
     indices = table[scan.codes]

@@ -207,7 +207,9 @@ def _measure(
         print(f"{part.source.path} has no labels: its {len(part.split):,} rows are only predicted")
         return Measured({}, [])
     baseline = _baseline(run, part) if task.classifies else None
-    metrics = appraise(task, labels, dict(outputs), baseline=baseline, temperature=run.temperature)
+    metrics = appraise(
+        task, part.split.gold, dict(outputs), baseline=baseline, temperature=run.temperature
+    )
     tables = task.tables(metrics)
     if task.classifies and labels is not None:
         from kbert.calibration import reliability, softmax

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from kbert.batches import EncodedSplit, evaluation_batches, length_order
 from kbert.calibration import softmax
 from kbert.metrics import classes_report, intervals, probability_figures
 from kbert.paired_tests import mcnemar
-from kbert.tasks.task import Task
+from kbert.tasks.task import Gold, Task
 from kbert.whole_files import written_whole
 
 BATCH_SIZE = 32
@@ -29,72 +31,129 @@ class Evaluator:
         task: Brings loss, metrics and outputs.
         split: Rows to measure, with all of their batches in the same order at every call.
         batch_size: Rows a batch.
+        generate: Whether to add what only the task's `generate` gives, which takes long.
     """
 
     def __init__(
-        self, model: keras.Model, task: Task, split: EncodedSplit, *, batch_size: int = BATCH_SIZE
+        self,
+        model: keras.Model,
+        task: Task,
+        split: EncodedSplit,
+        *,
+        batch_size: int = BATCH_SIZE,
+        generate: bool = False,
     ) -> None:
         self.model = model
         self.task = task
+        self.generates = generate and task.generates
         self.batches = evaluation_batches(split, task, batch_size=batch_size)
         order = np.concatenate(length_order(split.lengths, batch_size=batch_size))
         self.places = np.argsort(order)
-        self.loss = task.loss()
+        self.losses = by_output(task.loss())
         found = task.metrics()
-        self.unweighted, self.weighted = found.get("metrics", []), found.get("weighted_metrics", [])
+        self.unweighted = by_output(found.get("metrics", []))
+        self.weighted = by_output(found.get("weighted_metrics", []))
         self.measured = tf.function(self._measured, reduce_retracing=True)
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Loss and metrics as training has them, and the task's outputs of every row.
 
         Returns:
-            Figures by name, the loss being the mean over all rows by their weights; outputs as
-            `collect` gives them.
+            Figures by name, the loss being the mean over all rows by their weights, and the sum of
+            such means where there are several outputs; outputs as `collect` gives them.
         """
-        metrics = [*self.unweighted, *self.weighted]
-        for metric in metrics:
+        metrics = {**named_metrics(self.unweighted), **named_metrics(self.weighted)}
+        for metric in metrics.values():
             metric.reset_state()
-        losses, weights = 0.0, 0.0
+        losses = np.zeros(len(self.losses))
+        weights = np.zeros(len(self.losses))
         collected: dict[str, list[np.ndarray]] = {}
         for batch in self.batches:
             outputs, loss, weight = self.measured(*batch)
-            losses += float(loss) * float(weight)
-            weights += float(weight)
+            losses += loss.numpy() * weight.numpy()
+            weights += weight.numpy()
             for name, values in outputs.items():
-                collected.setdefault(name, []).append(values.numpy())
-        figures = {"loss": losses / weights if weights else 0.0}
-        figures |= {metric.name: float(metric.result()) for metric in metrics}
+                collected.setdefault(name, []).append(_collected(values))
+        figures = {"loss": float(np.sum(losses / np.where(weights, weights, 1.0)))}
+        figures |= {name: float(metric.result()) for name, metric in metrics.items()}
         return figures, self._in_order(collected)
 
     def _measured(
-        self, inputs: dict[str, tf.Tensor], targets: tf.Tensor, weights: tf.Tensor
+        self, inputs: dict[str, tf.Tensor], targets: Any, weights: Any
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Outputs of a batch; of each output of the model its loss and its sum of weights."""
         predicted = self.model(inputs, training=False)
-        for metric in self.unweighted:
-            metric.update_state(targets, predicted)
-        for metric in self.weighted:
-            metric.update_state(targets, predicted, sample_weight=weights)
-        loss = self.loss(targets, predicted, sample_weight=weights)
-        return self.task.outputs(predicted, targets, weights), loss, tf.reduce_sum(weights)
+        gold, given, weighed = by_output(targets), by_output(predicted), by_output(weights)
+        for name, metrics in self.unweighted.items():
+            for metric in metrics:
+                metric.update_state(gold[name], given[name])
+        for name, metrics in self.weighted.items():
+            for metric in metrics:
+                metric.update_state(gold[name], given[name], sample_weight=weighed[name])
+        losses = losses_by_output(self.losses, targets, predicted, weights)
+        sums = [tf.reduce_sum(weighed[name]) for name in self.losses]
+        outputs = self.task.outputs(predicted, targets, weights)
+        if self.generates:
+            outputs |= self.task.generate(self.model, inputs)
+        return outputs, tf.stack(losses), tf.stack(sums)
 
     def _in_order(self, collected: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
         """The parts of all batches as one array a name, in the order of the split."""
         return {name: np.concatenate(parts)[self.places] for name, parts in collected.items()}
 
 
+def by_output(of: Any) -> dict[str, Any]:
+    """What a task gives for each output of its model; under "" for the one that has no name."""
+    return of if isinstance(of, dict) else {"": of}
+
+
+def losses_by_output(losses: Any, targets: Any, predicted: Any, weights: Any) -> list[tf.Tensor]:
+    """The loss of each output of the model, all arguments being as `Task` gives them."""
+    gold, given, weighed = by_output(targets), by_output(predicted), by_output(weights)
+    return [
+        loss(gold[name], given[name], sample_weight=weighed[name])
+        for name, loss in by_output(losses).items()
+    ]
+
+
+def metric_names(task: Task) -> list[str]:
+    """Names of the task's metrics, as Keras' `fit` reports them."""
+    return [name for found in task.metrics().values() for name in named_metrics(by_output(found))]
+
+
+def named_metrics(metrics: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The metrics of `by_output` by the names that Keras' `fit` reports them under."""
+    return {
+        f"{output}_{metric.name}" if output else metric.name: metric
+        for output, found in metrics.items()
+        for metric in found
+    }
+
+
+def _collected(values: tf.Tensor | tf.RaggedTensor) -> np.ndarray:
+    """An output of a batch in numpy; a ragged one as an object array of one array a row."""
+    if not isinstance(values, tf.RaggedTensor):
+        return values.numpy()
+    flat, splits = values.flat_values.numpy(), values.row_splits.numpy()
+    rows = np.empty(len(splits) - 1, object)
+    for row, (start, end) in enumerate(itertools.pairwise(splits)):
+        rows[row] = flat[start:end]
+    return rows
+
+
 def collect(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, np.ndarray]:
     """The task's outputs of every row, in the order of the split, each (rows, ...)."""
-    return Evaluator(model, task, split).validate()[1]
+    return Evaluator(model, task, split, generate=True).validate()[1]
 
 
 def measure(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, Any]:
     """The task's figures of a split."""
-    return task.score(collect(model, task, split), split.labels)
+    return task.score(collect(model, task, split), split.gold)
 
 
 def appraise(
     task: Task,
-    labels: np.ndarray | None,
+    gold: Gold,
     outputs: dict[str, np.ndarray],
     *,
     baseline: np.ndarray | None,
@@ -108,12 +167,12 @@ def appraise(
 
     Args:
         task: What was done.
-        labels: Class index of each row, int (rows,); None where they are not known.
+        gold: What the rows should be answered.
         outputs: What `collect` found.
         baseline: The linear model's probabilities (rows, classes); None without one.
         temperature: Fitted on the validation split, applied or not; None without one.
     """
-    metrics = task.score(outputs, labels)
+    metrics, labels = task.score(outputs, gold), gold.labels
     if labels is None or not task.classifies:
         return metrics
     probabilities = softmax(outputs["logits"], task.temperature)
@@ -158,7 +217,8 @@ def write_predictions(
         return
     table: dict[str, list] = {"row": [int(row) + 1 for row in split.rows]}
     if split.labels is not None:
-        table["label"] = [task.labels[index] for index in split.labels]
+        named = bool(task.labels)
+        table["label"] = [task.labels[of] if named else str(of) for of in split.labels]
     table.update(columns)
     with written_whole(path) as beside:
         pa.csv.write_csv(pa.table(table), beside, pa.csv.WriteOptions(quoting_style="needed"))

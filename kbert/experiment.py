@@ -16,6 +16,7 @@ from kbert.batches import EncodedSplit, encode_split
 from kbert.config import Config, EncoderConfig, MonitorOptions
 from kbert.data import DataSet, read_dataset, require_files
 from kbert.errors import InputError
+from kbert.learned import learn
 from kbert.lineage import data_digests
 from kbert.loading import resolve
 from kbert.preprocessing import (
@@ -24,7 +25,7 @@ from kbert.preprocessing import (
     tokenizer_from_vocabulary_file,
 )
 from kbert.tasks import task_class
-from kbert.tasks.task import Task
+from kbert.tasks.task import Learned, Task
 from kbert.training import (
     Progress,
     check_best_metric,
@@ -134,17 +135,17 @@ class Materials:
         self._encoded: dict[str, dict[str, EncodedSplit]] = {}
         self.digests = data_digests(config.data)
         """SHA-256 of each file, as it was before it was read."""
-        self._tokenizer(config)  # a wrong checkpoint is noticed before the data is read
-        self.dataset: DataSet = read_dataset(
-            config.data, labelled=self.kind.labelled, seed=config.train.seed
-        )
+        self.learned = Learned()
+        if config.model.vocab_size is None:
+            self._tokenizer(config)  # a wrong checkpoint is noticed before the data is read
+        columns = self.kind.columns(config)
+        self.dataset: DataSet = read_dataset(config.data, columns, seed=config.train.seed)
+        self.learned = learn(self.dataset, columns, config)
+        """What the task knows of the training rows."""
 
     def experiment(self, config: Config) -> Experiment:
         """Everything that a training with these options depends on."""
-        labels = self.dataset.labels
-        indices = self.dataset.splits["train"].labels if self.kind.labelled else []
-        counts = np.bincount(indices, minlength=len(labels))
-        task = self.kind(config, self._tokenizer(config), labels, counts)
+        task = self.kind(config, self._tokenizer(config), self.learned)
         return Experiment(config, task, self._splits(task), self._checkpoint(config))
 
     def _checkpoint(self, config: Config) -> Path | None:
@@ -159,7 +160,8 @@ class Materials:
     def _tokenizer(self, config: Config) -> WordPieceTokenizer:
         key = (config.model.checkpoint, config.model.vocab)
         if key not in self._tokenizers:
-            self._tokenizers[key] = new_tokenizer(config, self._checkpoint(config))
+            checkpoint = self._checkpoint(config)
+            self._tokenizers[key] = new_tokenizer(config, checkpoint, self.learned)
         return self._tokenizers[key]
 
     def _splits(self, task: Task) -> dict[str, EncodedSplit]:
@@ -185,10 +187,12 @@ def _check_attention(options: MonitorOptions, model: EncoderConfig) -> None:
             )
 
 
-def new_tokenizer(config: Config, checkpoint: Path | None) -> WordPieceTokenizer:
+def new_tokenizer(config: Config, checkpoint: Path | None, learned: Learned) -> WordPieceTokenizer:
     """The checkpoint's tokeniser, or that of the vocabulary of a model from scratch."""
     if checkpoint is not None:
         return tokenizer_from_files(checkpoint)
+    if learned.vocabulary:
+        return WordPieceTokenizer(learned.vocabulary, lowercase=config.model.lowercase)
     return tokenizer_from_vocabulary_file(
         Path(str(config.model.vocab)), lowercase=config.model.lowercase
     )

@@ -18,10 +18,11 @@ from kbert.config import Config, parse
 from kbert.data import Source, read_split
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials, new_tokenizer
+from kbert.learned import read_learned
 from kbert.loading import resolve
 from kbert.search_space import with_values
 from kbert.tasks import task_class
-from kbert.tasks.task import Task
+from kbert.tasks.task import Learned, Task
 from kbert.training import load_weights
 
 
@@ -64,17 +65,22 @@ class FinishedRun:
         return with_values(self.options, values)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """Sorted names of the training labels; () where the task has none.
+    def learned(self) -> Learned:
+        """What the run knew of its training rows.
 
         Raises:
-            InputError: metrics.json does not tell them.
+            InputError: it is told nowhere.
         """
-        if not task_class(self.options.task.name).labelled:
-            return ()
-        for name in ("train", "test", "validation"):
+        found = read_learned(self.folder)
+        if found is not None:
+            return found
+        if task_class(self.options.task.name).columns(self.options).label is None:
+            return Learned()
+        for name in ("train", "test", "validation"):  # an older kbert has no other place
             if "labels" in self.metrics.get(name, {}):
-                return tuple(self.metrics[name]["labels"])
+                labels = tuple(self.metrics[name]["labels"])
+                counts = self.metrics["train"].get("label_counts", [1] * len(labels))
+                return Learned(labels, np.array(counts))
         raise InputError(
             f"{self.folder / 'metrics.json'}: it does not tell the labels; measure a split of the "
             "run by --split."
@@ -128,15 +134,14 @@ class FinishedRun:
         """
         data, config = self.options.data, self.config
         kind, path = task_class(config.task.name), Path(str(data.test))
-        labels = self.labels
-        split = read_split(path, data, labels, labelled=kind.labelled)
-        counts = np.array(self.metrics["train"].get("label_counts", [1] * len(labels)))
+        learned = self.learned
+        split = read_split(path, data, kind.columns(self.options), learned.labels)
 
         def encoded(options: Config) -> tuple[Task, EncodedSplit, Path | None]:
             checkpoint = None
             if options.model.checkpoint:
                 checkpoint = resolve(options.model.checkpoint, revision=options.model.revision)
-            task: Task = kind(options, new_tokenizer(options, checkpoint), labels, counts)
+            task: Task = kind(options, new_tokenizer(options, checkpoint, learned), learned)
             return task, encode_split(split, task, cache_dir=data.cache_dir), checkpoint
 
         task, rows, checkpoint = encoded(config)

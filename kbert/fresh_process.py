@@ -71,8 +71,10 @@ def huggingface_outputs(
     segments: list[list[str]],
     *,
     max_length: int,
+    truncation: str = "longest_first",
+    stride: int | None = None,
     python: str = sys.executable,
-) -> tuple[list[dict[str, np.ndarray]], dict[str, str]]:
+) -> tuple[list[list[dict[str, np.ndarray]]], dict[str, str]]:
     """What BertTokenizerFast and a torch model of transformers give, text by text.
 
     Args:
@@ -80,25 +82,29 @@ def huggingface_outputs(
         architecture: Class of transformers, such as BertForSequenceClassification.
         segments: The texts; a second list makes them pairs.
         max_length: Longest input in word pieces.
+        truncation: Which text is cut where they are too long, in transformers' words.
+        stride: Word pieces that windows share; None where texts are truncated.
         python: Interpreter of the fresh process; it needs torch and transformers.
 
     Returns:
-        For each text input_ids and token_type_ids, int (length,), and all outputs of the model
-        without the axis of the batch (of BertForMaskedLM at the masks only); and the versions
-        of the packages.
+        For each text, for each of its windows (one without a stride): input_ids and
+        token_type_ids, int (length,), offset_mapping, int (length, 2), and all outputs of the
+        model without the axis of the batch (of BertForMaskedLM at the masks only); and the
+        versions of the packages.
 
     Raises:
         NotInstalledError: torch or transformers cannot be imported.
         ProcessError: anything else.
     """
-    words = [str(checkpoint), architecture, str(max_length)]
+    words = [str(checkpoint), architecture, str(max_length), truncation]
+    words += [] if stride is None else [str(stride)]
     arrays = _run("huggingface_check.py", words, segments, python=python)
     versions = {name: str(arrays.pop(name)) for name in ("torch", "transformers")}
-    rows: list[dict[str, np.ndarray]] = [{} for _ in segments[0]]
+    found: list[dict[int, dict[str, np.ndarray]]] = [{} for _ in segments[0]]
     for key, array in arrays.items():
-        row, _, name = key.partition("/")
-        rows[int(row)][name] = array
-    return rows, versions
+        row, window, name = key.split("/")
+        found[int(row)].setdefault(int(window), {})[name] = array
+    return [[windows[number] for number in sorted(windows)] for windows in found], versions
 
 
 def decoded(array: np.ndarray) -> np.ndarray:

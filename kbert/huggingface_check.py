@@ -1,12 +1,14 @@
 """Answer texts by HuggingFace's own tokeniser and model: run in a fresh process, by its path.
 
-    python huggingface_check.py CHECKPOINT SEGMENTS.json OUTPUTS.npz ARCHITECTURE MAX_LENGTH
+    python huggingface_check.py CHECKPOINT SEGMENTS.json OUTPUTS.npz ARCHITECTURE MAX_LENGTH \
+        TRUNCATION [STRIDE]
 
 The one file here that imports torch and transformers; nothing of kbert imports it, and it imports
 nothing of kbert. Exit status 3 says that one of the two cannot be imported.
 SEGMENTS.json is [["text", ...]] or, for pairs, [["first", ...], ["second", ...]]. OUTPUTS.npz gets
-ROW/NAME for each text (input_ids, token_type_ids, and the model's outputs without the axis of the
-batch), and the versions of torch and transformers.
+ROW/WINDOW/NAME for each text and each of its windows, one without a STRIDE (input_ids,
+token_type_ids, offset_mapping, and the model's outputs without the axis of the batch), and the
+versions of torch and transformers.
 """
 
 import json
@@ -23,7 +25,13 @@ except (ImportError, OSError) as error:
 
 
 def main(
-    checkpoint: str, segments_file: str, outputs_file: str, architecture: str, max_length: str
+    checkpoint: str,
+    segments_file: str,
+    outputs_file: str,
+    architecture: str,
+    max_length: str,
+    truncation: str,
+    stride: str = "",
 ) -> None:
     with open(segments_file, encoding="utf-8") as file:
         segments = json.load(file)
@@ -36,18 +44,29 @@ def main(
         # in lists of one: outside a list an empty second text would count as none
         encoded = tokenizer(
             *([text] for text in texts),
-            truncation="longest_first",
+            truncation=truncation,
             max_length=int(max_length),
-            return_tensors="pt",
+            return_offsets_mapping=True,
+            **({"stride": int(stride), "return_overflowing_tokens": True} if stride else {}),
         )
-        with torch.no_grad():
-            outputs = dict(model(**encoded))
-        if architecture == "BertForMaskedLM":  # elsewhere they are many and nobody asks
-            is_mask = encoded["input_ids"][0] == tokenizer.mask_token_id
-            outputs["logits"] = outputs["logits"][:, is_mask]
-        outputs |= {name: encoded[name] for name in ("input_ids", "token_type_ids")}
-        arrays |= {f"{row}/{name}": tensor[0].numpy() for name, tensor in outputs.items()}
+        encoded.pop("overflow_to_sample_mapping", None)
+        for window in range(len(encoded["input_ids"])):
+            given = {name: torch.tensor([rows[window]]) for name, rows in encoded.items()}
+            found = _answer(model, architecture, given, tokenizer.mask_token_id)
+            arrays |= {f"{row}/{window}/{name}": found[name][0].numpy() for name in found}
     np.savez(outputs_file, **arrays)
+
+
+def _answer(model, architecture: str, given: dict, mask_token_id: int) -> dict:
+    """What goes in and what comes out, with the axis of the batch."""
+    offsets = given.pop("offset_mapping")
+    with torch.no_grad():
+        outputs = dict(model(**given))
+    if architecture == "BertForMaskedLM":  # elsewhere they are many and nobody asks
+        is_mask = given["input_ids"][0] == mask_token_id
+        outputs["logits"] = outputs["logits"][:, is_mask]
+    ids = {name: given[name] for name in ("input_ids", "token_type_ids")}
+    return {**outputs, **ids, "offset_mapping": offsets}
 
 
 def _load(checkpoint: str, architecture: str):

@@ -114,7 +114,8 @@ class Run:
 def headline(run: Run) -> dict[str, Any]:
     """Task, the figures that count with their intervals, the baseline, and who is better."""
     figures, baseline = run.figures, run.figures.get("baseline")
-    names = ("accuracy", "f1_macro") if run.labels else ("loss", "perplexity", "accuracy")
+    older = ("accuracy", "f1_macro") if run.labels else ("loss", "perplexity", "accuracy")
+    names = run.metrics.get("headline", older)
     return {
         "name": run.name,
         "task": {"masked_lm": "masked words"}.get(run.task, run.task),
@@ -154,9 +155,10 @@ def _headline_figure(run: Run, name: str, baseline: Mapping[str, Any] | None) ->
         left, right = line["interval"] or (line["value"], line["value"])
         line |= {key: _percent(of, low, high) for key, of in
                  (("at", line["value"]), ("left", left), ("right", right))}  # fmt: skip
-    title = {"accuracy": "accuracy of masked pieces"}.get(name) if not run.labels else None
+    of_pieces = run.task == "masked_lm" and name == "accuracy"
+    title = "accuracy of masked pieces" if of_pieces else TITLES.get(name)
     return {
-        "title": title or TITLES[name],
+        "title": title or name.replace("_", " "),
         "value": run.figures[name],
         "interval": lines[0]["interval"],
         "lines": lines if baseline else [],

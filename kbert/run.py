@@ -32,6 +32,7 @@ from kbert.evaluation import appraise, collect, write_predictions
 from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
+from kbert.learned import write_learned
 from kbert.lineage import lineage
 from kbert.monitor import end_trial, start_trial
 from kbert.report import write_report
@@ -107,6 +108,7 @@ def run(config: Config) -> int:
                 if config.export.enabled:
                     prepare(_export_base(config, folder))
                 _write_text(folder / "config.yaml", as_yaml(config))
+                write_learned(folder, materials.learned)
                 _describe(materials, materials.experiment(config))
                 _train_and_export(materials, config, space, folder)
     except (Interrupted, KeyboardInterrupt):
@@ -248,6 +250,7 @@ def _train_and_export(
     metrics: dict[str, Any] = {} if trained.search is None else {"search": trained.search}
     measured = _measure(experiment, exact, linear)
     metrics |= {name: of.metrics for name, of in measured.items()}
+    metrics["headline"] = list(experiment.task.headline)
     metrics["train"] = _training_figures(materials, trained)
     _show(experiment, measured)
     if "test" in measured:
@@ -454,15 +457,13 @@ def _measure(
     for name in ("validation", "test"):
         if name not in splits:
             continue
-        labels, outputs = splits[name].labels, collect(model, task, splits[name])
+        gold, outputs = splits[name].gold, collect(model, task, splits[name])
         if name == "validation" and task.classifies:
-            temperature = fit_temperature(outputs["logits"], labels)
-            if experiment.config.task.calibrate:
+            temperature = fit_temperature(outputs["logits"], gold.labels)
+            if task.is_calibrated:
                 task.temperature = temperature
                 outputs = collect(model, task, splits[name])
-        metrics = appraise(
-            task, labels, outputs, baseline=linear.get(name), temperature=temperature
-        )
+        metrics = appraise(task, gold, outputs, baseline=linear.get(name), temperature=temperature)
         measured[name] = Measured(metrics, outputs, linear.get(name))
     return measured
 
@@ -506,7 +507,7 @@ def _analyse(
 def _training_figures(materials: Materials, trained: Trained) -> dict[str, Any]:
     experiment, progress = trained.experiment, trained.progress
     options, split = experiment.config.train, experiment.splits["train"]
-    labels = experiment.task.labels
+    learned = materials.learned
     figures: dict[str, Any] = {
         "examples_per_second": progress.examples_per_second,
         "seconds": progress.elapsed,
@@ -521,10 +522,9 @@ def _training_figures(materials: Materials, trained: Trained) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "seed": options.seed,
     }
-    if labels:
-        rows = materials.dataset.splits["train"].labels
-        figures["labels"] = list(labels)
-        figures["label_counts"] = np.bincount(rows, minlength=len(labels)).tolist()
+    if learned.labels:
+        figures["labels"] = list(learned.labels)
+        figures["label_counts"] = learned.label_counts.tolist()
     return figures
 
 

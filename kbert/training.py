@@ -23,7 +23,7 @@ from kbert.batches import EncodedSplit, training_batches
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
-from kbert.evaluation import Evaluator
+from kbert.evaluation import Evaluator, metric_names
 from kbert.loading import load_checkpoint_weights, read_encoder_config
 from kbert.optimizers import EMBEDDINGS, new_optimizer
 from kbert.tasks.task import Task
@@ -464,7 +464,7 @@ def check_best_metric(task: Task, validation: EncodedSplit | None, options: Trai
     option = "train.best_metric" if options.best_metric else "train.patience"
     if validation is None:
         raise InputError(f"{option} needs a validation split: data.validation or a fraction.")
-    metrics = [metric.name for group in task.metrics().values() for metric in group]
+    metrics = metric_names(task)
     wanted = (options.best_metric or "loss").removeprefix("val_")
     if wanted not in ("loss", *metrics):
         raise InputError(

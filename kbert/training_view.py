@@ -23,6 +23,7 @@ from kbert.calibration import reliability
 from kbert.config import as_yaml
 from kbert.data import read_rows
 from kbert.errors import NO_ROOM
+from kbert.evaluation import losses_by_output, metric_names
 from kbert.evaluation_plots import plot_attention, plot_confusion, plot_reliability
 from kbert.experiment import Experiment
 from kbert.metrics import classification_figures
@@ -394,7 +395,8 @@ class Histograms(Watcher):
         variables = [variable.value for variable in self.model.trainable_variables]
         with tf.GradientTape() as tape:
             predicted = self.model(inputs, training=False)
-            loss = self.task.loss()(targets, predicted, sample_weight=weights)
+            losses = losses_by_output(self.task.loss(), targets, predicted, weights)
+            loss = tf.add_n(losses)
         found = tape.gradient(loss, variables)
         return [None if part is None else tf.convert_to_tensor(part) for part in found]
 
@@ -558,7 +560,7 @@ class TrainingView:
 
 def describe_charts(task: Task, folder: Path) -> None:
     """The Custom Scalars tab: curves that belong together."""
-    figures = ["loss", *(metric.name for group in task.metrics().values() for metric in group)]
+    figures = ["loss", *metric_names(task)]
     groups = {
         "Fit": [(name, [monitor.exactly(name)]) for name in figures],
         "Epochs": [(name, [monitor.exactly(f"epoch_{name}")]) for name in figures],

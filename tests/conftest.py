@@ -95,12 +95,13 @@ def export_untrained(checkpoint: Path, base: Path, *words: str, labels: tuple[st
     from kbert.lineage import lineage
     from kbert.preprocessing import tokenizer_from_files
     from kbert.tasks import task_class
+    from kbert.tasks.task import Learned
     from kbert.training import new_model
 
     files = ["--data.train", "none.csv", "--output", "none", "--model.checkpoint", str(checkpoint)]
     config = parse([*files, "--export.name", base.name, "--export.version", "3", *words])
-    counts = np.ones(len(labels), int)
-    task = task_class(config.task.name)(config, tokenizer_from_files(checkpoint), labels, counts)
+    learned = Learned(labels, np.ones(len(labels), int))
+    task = task_class(config.task.name)(config, tokenizer_from_files(checkpoint), learned)
     model = new_model(task, checkpoint, config.model, config.train)
     generator = np.random.default_rng(1)
     for variable in model.layers[-1].weights:

@@ -21,7 +21,7 @@ from kbert.config import parse
 from kbert.data import DataSet, read_dataset
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks import task_class
-from kbert.tasks.task import Task
+from kbert.tasks.task import Learned, Task
 
 LONG = "the cat sat . " * 60  # 840 characters, 240 word pieces
 
@@ -32,10 +32,10 @@ class Setting:
     def __init__(self, words: list[str], checkpoint: Path) -> None:
         config = parse(words)
         kind = task_class(config.task.name)
-        self.dataset: DataSet = read_dataset(config.data, labelled=kind.labelled, seed=0)
-        counts = np.ones(len(self.dataset.labels), int)
-        tokenizer = tokenizer_from_files(checkpoint)
-        self.task: Task = kind(config, tokenizer, self.dataset.labels, counts)
+        self.dataset: DataSet = read_dataset(config.data, kind.columns(config), seed=0)
+        labels = self.dataset.labels
+        learned = Learned(labels, np.ones(len(labels), int))
+        self.task: Task = kind(config, tokenizer_from_files(checkpoint), learned)
         self.splits: dict[str, EncodedSplit] = {
             name: encode_split(split, self.task, cache_dir=config.data.cache_dir)
             for name, split in self.dataset.splits.items()

@@ -16,6 +16,7 @@ from kbert.encoder import PositionEmbedding, TokenEmbedding, attention_encoder, 
 from kbert.heads import sequence_classifier
 from kbert.preprocessing import WordPieceTokenizer, tokenizer_from_files
 from kbert.tasks.classification import Classification
+from kbert.tasks.task import Learned, Rows
 
 CONFIG = EncoderConfig(31, 20, 3, 4, 37, 13, 3, dropout=0.1)
 SMALL = EncoderConfig(24, 12, 2, 3, 21, 33)
@@ -73,7 +74,7 @@ def make(tiny_checkpoint):
         tokenizer = tokenizer_from_files(tiny_checkpoint)
         if vocabulary:
             tokenizer = WordPieceTokenizer(vocabulary)
-        return Classification(parse(words), tokenizer, LABELS, np.ones(3, int))
+        return Classification(parse(words), tokenizer, Learned(LABELS, np.ones(3, int)))
 
     return make_task
 
@@ -217,7 +218,9 @@ def test_words_by_hand(make, small_model):
     # [CLS] the cat ##s ##ly , ( [SEP]
     assert [part for part, _ in parts] == ["The", "  ", "Cätsly", ",", " ", "(", "not) dogs."]
     assert [score == 0 for _, score in parts] == [False, True, False, False, True, False, True]
-    inputs, _, _ = task.batch(task.encode([tf.constant([text])]), tf.constant([0]), tf.zeros(2))
+    inputs, _, _ = task.batch(
+        Rows(task.encode([tf.constant([text])]), tf.constant([0]), []), tf.zeros(2)
+    )
     baseline = np.array([[2, 0, 0, 0, 0, 0, 0, 3]])
     scores = integrated_gradients(small_model, inputs, [1], baseline_ids=baseline)[0]
     expected = [scores[1], 0, scores[2:5].sum(), scores[5], 0, scores[6], 0]
@@ -267,7 +270,7 @@ def test_parts_are_the_text_and_sum_to_the_logit(make, vocabulary, linear, rows,
     assert joined == rows
 
     encoded = task.encode([tf.constant(list(column)) for column in zip(*rows, strict=True)])
-    inputs, _, _ = task.batch(encoded, tf.zeros(len(rows), tf.int32), tf.constant([0, 0]))
+    inputs, _, _ = task.batch(Rows(encoded, tf.zeros(len(rows), tf.int32), []), tf.constant([0, 0]))
     arrays = [inputs[name].numpy() for name in ("token_ids", "segment_ids", "padding_mask")]
     for row, (ids, segments, mask) in enumerate(zip(*arrays, strict=True)):
         count = mask.sum()

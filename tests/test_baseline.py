@@ -277,13 +277,14 @@ def test_real_sentences(shared_data: Path, minilm: Path, tmp_path: Path) -> None
     from kbert.data import read_dataset
     from kbert.preprocessing import tokenizer_from_files
     from kbert.tasks import task_class
+    from kbert.tasks.task import Learned
 
     files = [("train", "train"), ("validation", "valid"), ("test", "test")]
     words = [f"--data.{role}={shared_data}/sst2/{name}.tsv" for role, name in files]
     config = parse([*words, "--model.checkpoint", str(minilm), "--output", "none"])
-    dataset = read_dataset(config.data, labelled=True, seed=0)
+    dataset = read_dataset(config.data, task_class("classification").columns(config), seed=0)
     task = task_class("classification")(
-        config, tokenizer_from_files(minilm), dataset.labels, np.ones(2)
+        config, tokenizer_from_files(minilm), Learned(dataset.labels, np.ones(2))
     )
     splits = {
         name: encode_split(rows, task, cache_dir=str(tmp_path))

@@ -21,14 +21,17 @@ from kbert.config import parse
 from kbert.data import read_dataset
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks import task_class
+from kbert.tasks.task import Learned
 
 
 @pytest.fixture
 def prepared(tiny_options: list[str], tiny_checkpoint: Path):
     config = parse(tiny_options)
-    dataset = read_dataset(config.data, labelled=True, seed=0)
+    dataset = read_dataset(config.data, task_class("classification").columns(config), seed=0)
     tokenizer = tokenizer_from_files(tiny_checkpoint)
-    task = task_class("classification")(config, tokenizer, dataset.labels, np.array([1, 1]))
+    task = task_class("classification")(
+        config, tokenizer, Learned(dataset.labels, np.array([1, 1]))
+    )
     return task, dataset.splits["train"], config.data.cache_dir
 
 

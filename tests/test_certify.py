@@ -77,7 +77,7 @@ def test_another_answer_in_python_is_an_error(
         answers = right["serving_default"].function(*texts)
         return {**answers, "probabilities": answers["probabilities"] + 1e-3}
 
-    signatures = {**right, "serving_default": Signature(task.inputs, wrong)}
+    signatures = {**right, "serving_default": Signature(task.inputs.names, wrong)}
     monkeypatch.setattr(task, "signatures", lambda _: signatures)
     monkeypatch.setattr(certify_module, "_huggingface", lambda *_: (None, "not asked", {}))
     with pytest.raises(ExportError, match="probabilities is off by 1.00e-03.* in Python"):

@@ -58,7 +58,7 @@ def test_short_forms() -> None:
         (["--train.epochs", "many"], "train.epochs"),
         (["--train.learning_rate", "2"], "train.learning_rate must be in (0, 1), received 2.0."),
         (["--train.warmup", "-0.1"], "train.warmup must be in [0, 1], received -0.1."),
-        (["--task", "poetry"], "there is no task 'poetry'; there are classification, masked_lm."),
+        (["--task", "poetry"], "there is no task 'poetry'; there are classification, multi_label"),
         (["--model.vocab", "vocab.txt"], "exclude each other"),
         (["--search.seeds", "0"], "search.seeds must be at least 1, received 0"),
         (["--search.factor", "1"], "search.factor must be at least 2, received 1"),

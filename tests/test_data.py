@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kbert import data
 from kbert.config import DataOptions
-from kbert.data import DataSet, Source, read_dataset, read_rows, read_split
+from kbert.data import Columns, DataSet, Source, read_dataset, read_rows, read_split
 from kbert.errors import InputError
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
@@ -38,7 +38,13 @@ def write_parquet(folder: Path, columns: dict | pa.Table, name: str = "train.par
 def read(train: Path, *, labelled: bool = True, seed: int = 0, **options) -> DataSet:
     """The data set of a training file alone, unless the options say more."""
     options = {"validation_fraction": 0.0, "test_fraction": 0.0} | options
-    return read_dataset(DataOptions(train=str(train), **options), labelled=labelled, seed=seed)
+    given = DataOptions(train=str(train), **options)
+    return read_dataset(given, columns_of(given, labelled=labelled), seed=seed)
+
+
+def columns_of(options: DataOptions, *, labelled: bool = True) -> Columns:
+    """Texts, and a class."""
+    return Columns(tuple(options.text_columns), options.label_column if labelled else None)
 
 
 def refusal(train: Path, **options) -> str:
@@ -263,7 +269,7 @@ def test_round_trip_of_tsv(table):
 
 def test_no_training_file():
     with pytest.raises(InputError, match=r"^--data\.train is missing: name the training file\.$"):
-        read_dataset(DataOptions(), labelled=True, seed=0)
+        read_dataset(DataOptions(), columns_of(DataOptions()), seed=0)
 
 
 def test_missing_file(tmp_path):
@@ -772,7 +778,7 @@ def test_real_files(name, extension, text, label, sizes, labels):
     )
     options = DataOptions(train=train, validation=validation, test=test, text_column=text)
     options.label_column = label or "label"
-    dataset = read_dataset(options, labelled=label is not None, seed=0)
+    dataset = read_dataset(options, columns_of(options, labelled=label is not None), seed=0)
     assert tuple(len(split.rows) for split in dataset.splits.values()) == sizes
     assert len(dataset.labels) == labels
 
@@ -864,19 +870,19 @@ def test_wrong_columns_and_lost_rows_are_refused_in_one_line(tmp_path):
 def test_a_file_for_a_trained_model(tmp_path):
     path = write(tmp_path, "new.csv", "title,kind\nred,b\ngreen,a\n")
     options = DataOptions(train="gone.csv", text_column="title", label_column="kind")
-    split = read_split(path, options, ("a", "b", "c"), labelled=True)
+    split = read_split(path, options, columns_of(options), ("a", "b", "c"))
     assert split.source == Source(path, ("title",), "kind")
     assert split.rows.tolist() == [0, 1]
     assert split.labels is not None and split.labels.tolist() == [1, 0]
     other = DataOptions(text_column="title")
-    assert read_split(path, other, ("a", "b"), labelled=True).labels is None
-    assert read_split(path, options, (), labelled=False).labels is None
+    assert read_split(path, other, columns_of(other), ("a", "b")).labels is None
+    assert read_split(path, options, columns_of(options, labelled=False), ()).labels is None
 
 
 def test_a_label_that_training_did_not_have(tmp_path):
     path = write(tmp_path, "new.csv", "text,label\nred,a\ngreen,x\nblue,x\n")
     with pytest.raises(InputError) as caught:
-        read_split(path, DataOptions(), ("a", "b"), labelled=True)
+        read_split(path, DataOptions(), columns_of(DataOptions()), ("a", "b"))
     assert str(caught.value) == (
         f"{path}: row 2, column 'label': the label 'x' is not in the training data (2 rows with "
         "such labels); correct them, or add training rows."

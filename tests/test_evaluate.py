@@ -22,6 +22,7 @@ from kbert.evaluate import main
 from kbert.finished_run import FinishedRun, open_run
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks import task_class
+from kbert.tasks.task import Learned
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -135,9 +136,11 @@ def test_a_baseline_stands_beside(
     from kbert.baseline import Baseline
 
     config = parse(words_of(options))
-    dataset = read_dataset(config.data, labelled=True, seed=config.train.seed)
+    dataset = read_dataset(
+        config.data, task_class("classification").columns(config), seed=config.train.seed
+    )
     tokenizer = tokenizer_from_files(tiny_checkpoint)
-    task = task_class("classification")(config, tokenizer, dataset.labels, np.ones(2))
+    task = task_class("classification")(config, tokenizer, Learned(dataset.labels, np.ones(2)))
     splits = {
         name: encode_split(split, task, cache_dir=config.data.cache_dir)
         for name, split in dataset.splits.items()

@@ -18,6 +18,7 @@ from kbert.data import read_dataset
 from kbert.evaluation import Evaluator, appraise, collect, write_predictions
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks.classification import Classification
+from kbert.tasks.task import Gold, Learned
 from kbert.training import new_model
 
 
@@ -29,9 +30,9 @@ def test_rows_keep_their_places(
     texts[3] = "not ."
     unlabelled.write_text("text\n" + "\n".join(texts) + "\n", encoding="utf-8")
     config = parse([*tiny_options, "--data.test", str(unlabelled)])
-    dataset = read_dataset(config.data, labelled=True, seed=0)
+    dataset = read_dataset(config.data, Classification.columns(config), seed=0)
     tokenizer = tokenizer_from_files(tiny_checkpoint)
-    task = Classification(config, tokenizer, dataset.labels, np.array([1, 1]))
+    task = Classification(config, tokenizer, Learned(dataset.labels, np.array([1, 1])))
     model = new_model(task, tiny_checkpoint, config.model, config.train)
     split = encode_split(dataset.splits["test"], task, cache_dir=str(tmp_path / "cache"))
     outputs = collect(model, task, split)
@@ -79,7 +80,7 @@ def test_validation_of_masked_words_is_their_score(
     setting = Setting([*tiny_options, "--task", "masked_lm"], tiny_checkpoint)
     split = setting.splits["validation"]
     figures, outputs = Evaluator(setting.new_model(), setting.task, split).validate()
-    scores = setting.task.score(outputs, None)
+    scores = setting.task.score(outputs, Gold(None, lambda columns: {}))
     assert figures["loss"] == pytest.approx(scores["loss"], rel=1e-6)
     assert figures["accuracy"] == pytest.approx(scores["accuracy"], rel=1e-6)
 
@@ -93,7 +94,9 @@ def test_a_split_is_measured_beside_a_linear_model(
     logits = np.array([[3, 0], [0, 2], [1, 0], [2, 0], [0, 1]], np.float32)
     outputs = {"logits": logits, "label_index": logits.argmax(1), "probabilities": softmax(logits)}
     linear = np.array([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8], [0.9, 0.1], [0.8, 0.2]])
-    found = appraise(task, labels, outputs, baseline=linear, temperature=2.0)
+    found = appraise(
+        task, Gold(labels, lambda columns: {}), outputs, baseline=linear, temperature=2.0
+    )
     assert found["accuracy"] == 0.8
     assert found["baseline"]["accuracy"] == 0.6
     assert found["paired"] == {"only_ours": 2, "only_baseline": 1, "p_value": 1.0}
@@ -104,7 +107,9 @@ def test_a_split_is_measured_beside_a_linear_model(
     after = sklearn_metrics.log_loss(labels, softmax(logits / 2))
     assert calibration["log_loss_after"] == pytest.approx(after)
     task.temperature, task.is_calibrated = 2.0, True
-    again = appraise(task, labels, outputs, baseline=None, temperature=2.0)
+    again = appraise(
+        task, Gold(labels, lambda columns: {}), outputs, baseline=None, temperature=2.0
+    )
     assert again["calibration"]["applied"]
     assert again["log_loss"] == pytest.approx(after)
     assert again["loss"] == pytest.approx(found["loss"])  # of the logits, which stay

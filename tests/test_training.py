@@ -18,6 +18,7 @@ from kbert.data import read_dataset
 from kbert.errors import InputError
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks import task_class
+from kbert.tasks.task import Learned
 from kbert.training import (
     Diverged,
     Interrupted,
@@ -44,9 +45,9 @@ class Setting:
         self.config = parse(words)
         self.checkpoint = checkpoint
         kind = task_class(self.config.task.name)
-        dataset = read_dataset(self.config.data, labelled=kind.labelled, seed=0)
+        dataset = read_dataset(self.config.data, kind.columns(self.config), seed=0)
         tokenizer = tokenizer_from_files(checkpoint)
-        self.task = kind(self.config, tokenizer, dataset.labels, np.array([3, 1]))
+        self.task = kind(self.config, tokenizer, Learned(dataset.labels, np.array([3, 1])))
         self.splits = {
             name: encode_split(split, self.task, cache_dir=self.config.data.cache_dir)
             for name, split in dataset.splits.items()

@@ -150,6 +150,19 @@ class WordPieceTokenizer(keras.layers.Layer):
         values = ids.values, starts.values + shifts, ends.values + shifts
         return tuple(with_splits(part, splits) for part in values)
 
+    def words(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Splits a batch into normalised words, which are then cut into pieces each.
+
+        Args:
+            text: string, (batch,), UTF-8.
+
+        Returns:
+            Ragged string, (batch, words of the text); special tokens are words as they stand.
+        """
+        pieces, is_special, splits = self._cut_out_special_tokens(text)
+        words = self._split_into_words(pieces, is_special)
+        return with_splits(words.texts, tf.gather(words.splits, splits))
+
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
         return keras.KerasTensor((text.shape[0], None), dtype="int32", ragged=True)
 

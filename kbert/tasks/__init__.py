@@ -6,7 +6,14 @@ from importlib import import_module
 
 TASKS = {
     "classification": "kbert.tasks.classification:Classification",
+    "multi_label": "kbert.tasks.multi_label:MultiLabel",
+    "regression": "kbert.tasks.regression:Regression",
+    "features": "kbert.tasks.features:Features",
+    "tagging": "kbert.tasks.tagging:Tagging",
     "masked_lm": "kbert.tasks.masked_lm:MaskedLM",
+    "embedding": "kbert.tasks.embedding:Embedding",
+    "question_answering": "kbert.tasks.question_answering:QuestionAnswering",
+    "translation": "kbert.tasks.translation:Translation",
 }
 
 

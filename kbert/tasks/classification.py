@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,65 +11,58 @@ import tensorflow as tf
 
 from kbert.calibration import softmax
 from kbert.config import ClassificationOptions, Config, EncoderConfig
+from kbert.data import Columns
 from kbert.evaluation_tables import classes_tables
 from kbert.heads import sequence_classifier
 from kbert.metrics import MacroF1, classes_report, cross_entropy
-from kbert.preprocessing import BertPacker, WordPieceTokenizer
-from kbert.tasks.task import Reference, Signature, Table
+from kbert.preprocessing import WordPieceTokenizer
+from kbert.tasks.inputs import TextInputs
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
 
 
 class Classification:
     """A label for a text (or for a pair): pooled [CLS] state -> dropout -> dense -> softmax.
 
-    As HuggingFace's BertForSequenceClassification. Columns beyond the second are joined to the
-    second segment by a space, in the graph, so that a client sends columns and never joins.
+    As HuggingFace's BertForSequenceClassification.
     """
 
-    labelled = True
     classifies = True
+    generates = False
     default_metric = "val_accuracy"
+    headline = ("accuracy", "f1_macro")
 
-    def __init__(
-        self,
-        config: Config,
-        tokenizer: WordPieceTokenizer,
-        labels: tuple[str, ...],
-        label_counts: np.ndarray,
-    ) -> None:
+    @classmethod
+    def columns(cls, config: Config) -> Columns:
+        """Texts and a label."""
+        return Columns(tuple(config.data.text_columns), config.data.label_column)
+
+    def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         self.options: ClassificationOptions = config.task
         self.tokenizer = tokenizer
-        self.labels = labels
+        self.labels = learned.labels
         self.max_length = config.data.max_length
         self.temperature = 1.0
         self.is_calibrated = self.options.calibrate
-        self.inputs = input_names(len(config.data.text_columns))
-        self.encoding_key = [self.inputs, tokenizer.get_config()]
-        self.packer = BertPacker(
-            max_length=self.max_length,
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            name="packer",
-        )
-        self.class_weights = np.ones(len(labels), np.float32)
+        self.inputs = TextInputs(config, tokenizer)
+        self.packer = self.inputs.packer
+        self.encoding_key = self.inputs.encoding_key
+        self.class_weights = np.ones(len(self.labels), np.float32)
         if self.options.class_weights == "balanced":
-            mean_count = label_counts.sum() / len(labels)
-            self.class_weights = (mean_count / label_counts).astype(np.float32)
+            mean_count = learned.label_counts.sum() / len(self.labels)
+            self.class_weights = (mean_count / learned.label_counts).astype(np.float32)
 
     def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:
         """Strings to ids: one segment for one column, two for more."""
-        segments = [texts[0]]
-        if len(texts) > 1:
-            segments.append(tf.strings.join(texts[1:], separator=" "))
-        return [self.tokenizer(segment) for segment in segments]
+        return self.inputs.encode(texts)
 
     def batch(
-        self, segments: list[tf.RaggedTensor], labels: tf.Tensor, seed: tf.Tensor
+        self, rows: Rows, seed: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Packed inputs, one-hot targets (batch, classes), class weights (batch,)."""
         del seed
-        targets = tf.one_hot(labels, len(self.labels))
-        return self.packer(segments), targets, tf.gather(self.class_weights, labels)
+        targets = tf.one_hot(rows.labels, len(self.labels))
+        weights = tf.gather(self.class_weights, rows.labels)
+        return self.inputs.pack(rows.segments), targets, weights
 
     def build_model(
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
@@ -98,8 +90,9 @@ class Classification:
         del targets, weights
         return self._answers(predicted)
 
-    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, Any]:
+    def score(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
         """The loss, and all of `kbert.metrics.classes_report`; nothing without labels."""
+        labels = gold.labels
         if labels is None:
             return {}
         # in float64, where no two classes tie that do not tie as logits
@@ -124,9 +117,8 @@ class Classification:
         classify: the same texts as features of tf.train.Example, to all classes and their scores.
         """
 
-        @tf.function  # so that all signatures share one graph of it
-        def preprocess(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self.packer(self.encode(list(texts)))
+        names = self.inputs.names
+        preprocess = tf.function(self.inputs.preprocess)  # one graph of it for all signatures
 
         @tf.function
         def answer(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -134,32 +126,39 @@ class Classification:
 
         def serve(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
             answers = answer(*texts)
-            names = tf.constant(self.labels)
-            return {"label": tf.gather(names, answers["label_index"]), **answers}
+            labels = tf.constant(self.labels)
+            return {"label": tf.gather(labels, answers["label_index"]), **answers}
 
         def classify(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            features = dict.fromkeys(self.inputs, tf.io.FixedLenFeature([], tf.string))
+            features = dict.fromkeys(names, tf.io.FixedLenFeature([], tf.string))
             texts = tf.io.parse_example(examples, features)
-            scores = answer(*(texts[name] for name in self.inputs))["probabilities"]
+            scores = answer(*(texts[name] for name in names))["probabilities"]
             classes = tf.broadcast_to(tf.constant(self.labels), tf.shape(scores))
             return {"classes": classes, "scores": scores}
 
         ranked_by = {"label": "logits", "label_index": "logits"}
         return {
-            "serving_default": Signature(self.inputs, serve, ranked_by),
-            "preprocess": Signature(self.inputs, preprocess),
+            "serving_default": Signature(names, serve, ranked_by),
+            "preprocess": Signature(names, preprocess),
             "classify": Signature(("inputs",), classify, method="classify"),
         }
 
     def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
         """Each column is an input."""
-        return {name: list(texts) for name, texts in zip(self.inputs, columns, strict=True)}
+        return self.inputs.requests(columns)
+
+    def answer_columns(self, answers: Mapping[str, np.ndarray]) -> dict[str, list]:
+        """The predicted class and a column p_CLASS for each class."""
+        columns = {"prediction": answers["label"].tolist()}
+        for index, label in enumerate(self.labels):
+            columns[f"p_{label}"] = answers["probabilities"][:, index].tolist()
+        return columns
 
     def reference(self) -> Reference:
         """BertForSequenceClassification."""
 
-        def answers(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-            logits = np.stack([row["logits"] for row in rows])
+        def answers(rows: list[list[dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+            logits = np.stack([window["logits"] for (window,) in rows])
             index = logits.argmax(axis=-1).astype(np.int32)
             return {
                 "label": np.array(self.labels, object)[index],
@@ -176,10 +175,3 @@ class Classification:
             "probabilities": tf.nn.softmax(logits / self.temperature),
             "logits": logits,
         }
-
-
-def input_names(columns: int) -> tuple[str, ...]:
-    """Names of the served inputs: text for one column, text_a, text_b, text_c ... for more."""
-    if columns == 1:
-        return ("text",)
-    return tuple(f"text_{letter}" for letter in string.ascii_lowercase[:columns])

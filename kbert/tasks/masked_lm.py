@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.config import Config, EncoderConfig, MaskedLMOptions
+from kbert.data import Columns
 from kbert.heads import masked_lm
 from kbert.preprocessing import BertPacker, TokenMasker, WordPieceTokenizer
-from kbert.tasks.task import Reference, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
 
 
 class MaskedLM:
@@ -22,18 +23,18 @@ class MaskedLM:
     drawn anew in every epoch (15%; of these 80% [MASK], 10% a random piece, 10% unchanged).
     """
 
-    labelled = False
     classifies = False
+    generates = False
     default_metric = "val_loss"
+    headline = ("loss", "perplexity", "accuracy")
 
-    def __init__(
-        self,
-        config: Config,
-        tokenizer: WordPieceTokenizer,
-        labels: tuple[str, ...] = (),
-        label_counts: np.ndarray | None = None,
-    ) -> None:
-        del labels, label_counts
+    @classmethod
+    def columns(cls, config: Config) -> Columns:
+        """Texts alone."""
+        return Columns(tuple(config.data.text_columns))
+
+    def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
+        del learned
         self.options: MaskedLMOptions = config.task
         self.tokenizer = tokenizer
         self.labels = ()
@@ -63,11 +64,10 @@ class MaskedLM:
         return [self.tokenizer(tf.strings.join(texts, separator=" "))]
 
     def batch(
-        self, segments: list[tf.RaggedTensor], labels: tf.Tensor, seed: tf.Tensor
+        self, rows: Rows, seed: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Masked inputs with mask_positions, target ids and weights, each (batch, masks)."""
-        del labels
-        packed = self.packer(segments)
+        packed = self.packer(rows.segments)
         masked = self.masker(packed, seed)
         positions, weights = positions_of(masked["weights"] > 0)
         targets = tf.gather(masked["labels"], positions, batch_dims=1)
@@ -103,9 +103,9 @@ class MaskedLM:
             "pieces": tf.reduce_sum(weights, axis=-1),
         }
 
-    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, Any]:
+    def score(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
         """Loss, perplexity and accuracy over masked pieces, with masks that never change."""
-        del labels
+        del gold
         sums = {name: values.sum(dtype=np.float64) for name, values in outputs.items()}
         pieces = max(1.0, sums["pieces"])
         return {
@@ -151,6 +151,14 @@ class MaskedLM:
             "preprocess": Signature(("text",), preprocess),
         }
 
+    def answer_columns(self, answers: Mapping[str, np.ndarray]) -> dict[str, list]:
+        """For each [MASK] of a text the pieces, their ids and their scores, as lists."""
+        present = answers["token_id"][:, :, 0] >= 0  # (texts, masks)
+        return {
+            name: [row[masks].tolist() for row, masks in zip(answers[name], present, strict=True)]
+            for name in ("token", "token_id", "score")
+        }
+
     def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
         """The columns joined by a space, and a [MASK] in front, where it is never truncated."""
         mask = self.tokenizer.vocabulary[self.tokenizer.mask_token_id]
@@ -159,11 +167,11 @@ class MaskedLM:
     def reference(self) -> Reference:
         """BertForMaskedLM."""
 
-        def answers(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-            masks = max(1, *(len(row["logits"]) for row in rows))
+        def answers(rows: list[list[dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+            masks = max(1, *(len(window["logits"]) for (window,) in rows))
             shape = (len(rows), masks, self.options.top_k)
             token_ids, scores = np.full(shape, -1, np.int32), np.zeros(shape)
-            for row, found in enumerate(rows):
+            for row, (found,) in enumerate(rows):
                 top = tf.math.top_k(tf.nn.softmax(found["logits"].astype(np.float64)), shape[-1])
                 token_ids[row, : len(top.indices)] = top.indices
                 scores[row, : len(top.indices)] = top.values

@@ -4,14 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kbert.config import Config, EncoderConfig, ProblemType
-from kbert.preprocessing import BertPacker, WordPieceTokenizer
+from kbert.data import Columns
+from kbert.preprocessing import WordPieceTokenizer
+
+Truncation = Literal["longest_first", "only_second"]
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What is known of the training rows before there is a model."""
+
+    labels: tuple[str, ...] = ()
+    """Sorted names of the labels; () where there are none, or they are numbers."""
+    label_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Training rows of each label, int (labels,)."""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Sorted names in each of `Columns.named`."""
+    vocabularies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was learnt from the column of each of `Columns.vocabularies`."""
+    vocabulary: tuple[str, ...] = ()
+    """Of the texts, where the run learns it (model.vocab_size); () where it is given one."""
+
+
+class Rows(NamedTuple):
+    """The rows of a batch, as they come from the cache."""
+
+    segments: list[tf.RaggedTensor]
+    """What `Task.encode` gave for them, each int32 (batch, None)."""
+    labels: tf.Tensor
+    """Class index, int32 (batch,), or number, float32 (batch,); zeros where there are none."""
+    targets: list[tf.RaggedTensor]
+    """What `Task.encode_targets` gave, each int32 (batch, None); [] where nothing."""
+
+
+@dataclass(frozen=True)
+class Gold:
+    """What the rows of a split should be answered."""
+
+    labels: np.ndarray | None
+    """Class index, int32 (rows,), or number, float32 (rows,); None where they are not known."""
+    read: Callable[[Sequence[str]], dict[str, list[str]]]
+    """Reads columns of the rows' file, by name, as strings."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +76,22 @@ class Reference:
     """HuggingFace's own model of the same use, which every export is compared with.
 
     It gets the weights as `kbert.huggingface` names them; the first input of the signature as
-    the text, all further inputs joined by a space as its pair; truncation is longest_first.
+    the text, all further inputs joined by a space as its pair.
     """
 
     architecture: str
     """transformers' class, such as BertForSequenceClassification."""
-    answers: Callable[[list[dict[str, np.ndarray]]], dict[str, np.ndarray]]
+    answers: Callable[[list[list[dict[str, np.ndarray]]]], dict[str, np.ndarray]]
     """What serving_default should give, some or all outputs by name, each (texts, ...), from what
-    the model gives for each text: its outputs by HuggingFace's names, without the axis of the
-    batch and unpadded (logits of BertForMaskedLM at the masks only), input_ids, token_type_ids."""
+    the model gives for each window of each text (one window without a stride): its outputs by
+    HuggingFace's names, without the axis of the batch and unpadded (logits of BertForMaskedLM at
+    the masks only), input_ids, token_type_ids, and offset_mapping (length, 2) in characters."""
     problem_type: ProblemType | None = None
     """What the logits of BertForSequenceClassification mean; None for other architectures."""
+    truncation: Truncation = "longest_first"
+    """Where texts that are too long are cut; with a stride it is the only, or the second, text."""
+    stride: int | None = None
+    """Word pieces that windows share; None where texts are truncated."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +112,21 @@ class Task(Protocol):
     through the same `outputs`, so that what is measured is what is served.
     """
 
-    labelled: ClassVar[bool]
-    """Whether the data needs a label column."""
     tokenizer: WordPieceTokenizer
     """Strings to word-piece ids."""
-    packer: BertPacker
-    """Ids to the encoder's inputs."""
+    packer: Any
+    """The layer that makes ids the encoder's inputs."""
     labels: tuple[str, ...]
     """Names of the classes; () where there are none."""
     max_length: int
     """Longest input in word pieces."""
     encoding_key: Any
-    """All that `encode` depends on, as JSON, for the key of the cache."""
+    """All that `encode` and `encode_targets` depend on, as JSON, for the key of the cache."""
     classifies: ClassVar[bool]
     """Whether each row is of one of the labels, and the outputs are label_index (rows,),
     probabilities and logits (rows, classes)."""
+    generates: ClassVar[bool]
+    """Whether there are outputs that only `generate` gives."""
     temperature: float
     """Of a task that classifies: probabilities are of the logits divided by it, 1 until it is
     fitted."""
@@ -89,34 +134,54 @@ class Task(Protocol):
     """Of a task that classifies: whether what is served has the temperature."""
     default_metric: ClassVar[str]
     """Validation metric that a search looks at, such as val_accuracy."""
+    headline: ClassVar[tuple[str, ...]]
+    """Figures of `score` that a page shows first."""
+
+    @classmethod
+    def columns(cls, config: Config) -> Columns:
+        """What the task reads of each row.
+
+        Args:
+            config: Options of the run.
+        """
+        ...
 
     def __init__(
         self,
         config: Config,
         tokenizer: WordPieceTokenizer,
-        labels: tuple[str, ...],
-        label_counts: np.ndarray,
+        learned: Learned,
     ) -> None:
         """
         Args:
             config: Options of the run; the task's own in `config.task`.
             tokenizer: Strings to word-piece ids.
-            labels: Class names of the training split.
-            label_counts: Training rows of each class, int (classes,).
+            learned: What is known of the training rows.
         """
 
     def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:
         """Strings, one tensor (batch,) a text column, to ids (batch, None), one a segment."""
         ...
 
-    def batch(
-        self, segments: list[tf.RaggedTensor], labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], Any, tf.Tensor]:
+    def encode_targets(
+        self, texts: list[tf.Tensor], targets: list[tf.Tensor]
+    ) -> list[tf.RaggedTensor]:
+        """Strings of `Columns.targets`, one tensor (batch,) a column, to what `batch` needs.
+
+        Only asked for where there are such columns.
+
+        Returns:
+            Ragged int32 tensors (batch, None).
+        """
+        ...
+
+    def batch(self, rows: Rows, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], Any, Any]:
         """Ids to the model's (inputs, targets, sample weights), inside tf.data.
 
+        Targets and weights are dictionaries where the model's outputs are.
+
         Args:
-            segments: What `encode` gave for the rows.
-            labels: Class index of each row, int32 (batch,); zeros where there are none.
+            rows: What is to be a batch.
             seed: int32 (2,), a pure function of (seed, epoch, step), for stateless randomness.
         """
         ...
@@ -124,7 +189,7 @@ class Task(Protocol):
     def build_model(
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:
-        """The functional model: the encoder and the head, to logits in float32.
+        """The functional model: the encoder and the head, to logits in float32, or several by name.
 
         Args:
             encoder: Functional encoder of `kbert.encoder`.
@@ -133,21 +198,25 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self) -> keras.losses.Loss:
-        """A new loss between targets and what the model gives."""
+    def loss(self) -> keras.losses.Loss | dict[str, keras.losses.Loss]:
+        """A new loss between targets and what the model gives; one for each output with a name."""
         ...
 
-    def metrics(self) -> dict[str, list[keras.metrics.Metric]]:
+    def metrics(self) -> dict[str, Any]:
         """New metrics as compile's arguments `metrics` (of all rows alike) or `weighted_metrics`.
+
+        Each is a list, or a list for each output with a name.
 
         All their variables are sums over rows: the monitor takes differences of them.
         """
         ...
 
     def outputs(
-        self, predicted: tf.Tensor, targets: Any, weights: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+        self, predicted: Any, targets: Any, weights: Any
+    ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
         """What evaluation collects of a batch, one tensor (batch, ...) a name.
+
+        A ragged tensor is collected as an object array of one array a row.
 
         Args:
             predicted: What the model gives, the logits.
@@ -156,7 +225,18 @@ class Task(Protocol):
         """
         ...
 
-    def score(self, outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, Any]:
+    def generate(self, model: keras.Model, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What takes many steps of the model, as `outputs`; asked for at the end of a training.
+
+        Only asked for where `generates`.
+
+        Args:
+            model: Model of the task.
+            inputs: As in `batch`.
+        """
+        ...
+
+    def score(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
         """Figures of a split from the outputs of all its rows, as metrics.json has them.
 
         Numbers, and lists and dictionaries of them; {} where there is nothing to compare with.
@@ -177,6 +257,10 @@ class Task(Protocol):
         "serving_default" answers; "preprocess" takes the same inputs and gives the token_ids,
         segment_ids and padding_mask, int32 (batch, length), that they become on the way.
         """
+        ...
+
+    def answer_columns(self, answers: Mapping[str, np.ndarray]) -> dict[str, list]:
+        """What serving_default gave, as columns of a file: strings, numbers, or lists of them."""
         ...
 
     def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:

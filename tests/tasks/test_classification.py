@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from kbert.config import parse
 from kbert.preprocessing import tokenizer_from_files
-from kbert.tasks.classification import Classification, input_names
+from kbert.tasks.classification import Classification
+from kbert.tasks.inputs import input_names
+from kbert.tasks.task import Gold, Learned, Rows
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def make(tiny_options: list[str], tiny_checkpoint: Path):
     def make_task(*words: str, labels: tuple[str, ...] = ("no", "yes")) -> Classification:
         config = parse([*tiny_options, *words])
         tokenizer = tokenizer_from_files(tiny_checkpoint)
-        return Classification(config, tokenizer, labels, np.array([3, 1]))
+        return Classification(config, tokenizer, Learned(labels, np.array([3, 1])))
 
     return make_task
 
@@ -32,7 +34,9 @@ def test_one_column_is_one_segment(make) -> None:
     task = make()
     (segment,) = task.encode([tf.constant(["the cats sat", ""])])
     assert segment.to_list() == [[5, 6, 12, 8], []]
-    inputs, targets, weights = task.batch([segment], tf.constant([1, 0]), tf.constant([0, 0]))
+    inputs, targets, weights = task.batch(
+        Rows([segment], tf.constant([1, 0]), []), tf.constant([0, 0])
+    )
     assert inputs["token_ids"].numpy().tolist() == [[2, 5, 6, 12, 8, 3], [2, 3, 0, 0, 0, 0]]
     assert targets.numpy().tolist() == [[0, 1], [1, 0]]
     assert weights.numpy().tolist() == [1, 1]
@@ -42,7 +46,7 @@ def test_further_columns_are_joined_to_the_second(make) -> None:
     task = make("--data.text_column", "[a, b, c]")
     segments = task.encode([tf.constant([text]) for text in ("the cat", "sat", "dog .")])
     assert [segment.to_list() for segment in segments] == [[[5, 6]], [[8, 7, 16]]]
-    inputs, _, _ = task.batch(segments, tf.constant([0]), tf.constant([0, 0]))
+    inputs, _, _ = task.batch(Rows(segments, tf.constant([0]), []), tf.constant([0, 0]))
     assert inputs["token_ids"].numpy().tolist() == [[2, 5, 6, 3, 8, 7, 16, 3]]
     assert inputs["segment_ids"].numpy().tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]]
 
@@ -83,7 +87,7 @@ def test_predictions_have_nine_digits(make) -> None:
 
 
 def test_nothing_is_scored_without_labels(make) -> None:
-    assert make().score({}, None) == {}
+    assert make().score({}, Gold(None, lambda columns: {})) == {}
 
 
 def test_requests_have_the_columns(make) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kbert.config import parse
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks.masked_lm import MaskedLM, positions_of
+from kbert.tasks.task import Gold, Learned, Rows
 from kbert.training import new_model
 
 MASKS = st.integers(1, 4).flatmap(
@@ -35,14 +36,16 @@ def test_positions_are_those_of_the_mask(mask: np.ndarray) -> None:
 @pytest.fixture
 def task(tiny_options: list[str], tiny_checkpoint: Path) -> MaskedLM:
     config = parse([*tiny_options, "--task", "masked_lm", "--task.mask_rate", "0.5"])
-    return MaskedLM(config, tokenizer_from_files(tiny_checkpoint))
+    return MaskedLM(config, tokenizer_from_files(tiny_checkpoint), Learned())
 
 
 def test_targets_are_the_hidden_pieces(task: MaskedLM) -> None:
     texts = ["the cats sat not ran", "a good dog ran .", "bad"] * 20
     segments = task.encode([tf.constant(texts)])
     whole = task.packer(segments)["token_ids"].numpy()
-    inputs, targets, weights = task.batch(segments, tf.zeros(60, tf.int32), tf.constant([3, 4]))
+    inputs, targets, weights = task.batch(
+        Rows(segments, tf.zeros(60, tf.int32), []), tf.constant([3, 4])
+    )
     places = inputs["mask_positions"].numpy()
     present = weights.numpy() > 0
     np.testing.assert_array_equal(
@@ -53,8 +56,8 @@ def test_targets_are_the_hidden_pieces(task: MaskedLM) -> None:
     assert 0.6 < (hidden == 4).mean() < 0.95  # 80% become [MASK]
     changed = inputs["token_ids"].numpy() != whole
     assert changed.sum() <= present.sum()
-    again, _, _ = task.batch(segments, tf.zeros(60, tf.int32), tf.constant([3, 4]))
-    other, _, _ = task.batch(segments, tf.zeros(60, tf.int32), tf.constant([3, 5]))
+    again, _, _ = task.batch(Rows(segments, tf.zeros(60, tf.int32), []), tf.constant([3, 4]))
+    other, _, _ = task.batch(Rows(segments, tf.zeros(60, tf.int32), []), tf.constant([3, 5]))
     np.testing.assert_array_equal(inputs["token_ids"], again["token_ids"])
     assert not np.array_equal(inputs["token_ids"], other["token_ids"])
 
@@ -86,7 +89,9 @@ def test_every_trained_weight_has_a_gradient(
     config = parse([*tiny_options, "--task", "masked_lm"])
     model = new_model(task, tiny_checkpoint, config.model, config.train)
     segments = task.encode([tf.constant(["the cat sat .", "a good dog ran"] * 8)])
-    inputs, targets, weights = task.batch(segments, tf.zeros([16], tf.int32), tf.constant([1, 2]))
+    inputs, targets, weights = task.batch(
+        Rows(segments, tf.zeros([16], tf.int32), []), tf.constant([1, 2])
+    )
     with tf.GradientTape() as tape:
         loss = task.loss()(targets, model(inputs), sample_weight=weights)
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
@@ -100,7 +105,7 @@ def test_score_is_a_mean_over_pieces(task: MaskedLM) -> None:
         "hits": np.array([1.0, 1.0, 0.0], np.float32),
         "pieces": np.array([3.0, 1.0, 0.0], np.float32),
     }
-    metrics = task.score(outputs, None)
+    metrics = task.score(outputs, Gold(None, lambda columns: {}))
     assert metrics["loss"] == pytest.approx(7 / 4)
     assert metrics["perplexity"] == pytest.approx(np.exp(7 / 4))
     assert metrics["accuracy"] == pytest.approx(0.5)
