@@ -253,7 +253,8 @@ def read_rows(source: Source, rows: np.ndarray, columns: Sequence[str]) -> dict[
 
     Returns:
         The values of each column, one a row. JSON and Parquet numbers and booleans read as they
-        are written there, a missing value as "".
+        are written there, a missing value as "", the items of a list column of the source with
+        `LIST_SEPARATOR` between them.
 
     Raises:
         InputError: there is no such column, it holds lists or the like, or the file cannot be
@@ -319,7 +320,15 @@ def _option_of(columns: Columns, name: str) -> str:
 
 def _look_at(source: Source, columns: Sequence[str]) -> Source:
     """The same file, seen through other columns."""
-    wanted = Source(source.path, (), None, source.encoding, tuple(dict.fromkeys(columns)))
+    wanted = Source(
+        source.path,
+        (),
+        None,
+        source.encoding,
+        tuple(dict.fromkeys(columns)),
+        list_columns=source.list_columns,
+        separator=source.separator,
+    )
     is_text = source.path.suffix.lower() == ".txt"
     there = list(source.text_columns) if is_text else _column_names(wanted)
     for name in wanted.columns:

@@ -1,0 +1,139 @@
+"""What `make tasks` runs: every recipe on real data, at its real size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prepare import DATA, OUT, SHARED
+
+VOCABULARY = SHARED / "vocab" / "bert-base-chinese" / "vocab.txt"
+PREPARED = OUT / "data"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of train.py, and which of its figures go into the table."""
+
+    name: str
+    """Of its folder."""
+    task: str
+    """For the table: what is done."""
+    data: str
+    """For the table: on what."""
+    recipe: str
+    """File of recipes/."""
+    files: dict[str, Path]
+    """data.train, data.validation, data.test: those that there are."""
+    figures: tuple[str, ...]
+    """Names of figures of the test split in metrics.json; of a block in it as BLOCK.NAME."""
+    words: tuple[str, ...] = ()
+    """Options beside the recipe's."""
+    start: str = "minilm"
+    """minilm, scratch (the recipe learns a vocabulary), chinese (from scratch with a vocabulary),
+    or the name of an earlier job whose weights it starts from."""
+    peer: str | None = None
+    """How HuggingFace's Trainer does the same: a function of peer.py; None where it is not asked.
+    """
+    note: str = ""
+    """For the table."""
+
+
+def split_files(folder: Path, suffix: str) -> dict[str, Path]:
+    """The three files of a data set."""
+    names = {"train": "train", "validation": "valid", "test": "test"}
+    return {split: folder / f"{name}.{suffix}" for split, name in names.items()}
+
+
+def of_shared(name: str, suffix: str) -> dict[str, Path]:
+    """The three files of a public data set."""
+    return split_files(DATA / name, suffix)
+
+
+BBC = {"train": PREPARED / "bbc.csv"}
+CLINC = of_shared("clinc150", "jsonl")
+CLINC_OOS = split_files(PREPARED / "clinc150", "jsonl")
+QUESTIONS = split_files(PREPARED / "questions", "jsonl")
+ATIS_INTENTS = split_files(PREPARED / "atis_intents", "jsonl")
+SICK = of_shared("sick", "tsv")
+CLASSES = ("accuracy", "f1_macro")
+TRANSLATIONS = (
+    ("en_de", "multi30k, English to German", of_shared("multi30k_en_de", "tsv")),
+    ("en_zh", "tatoeba, English to Chinese", of_shared("tatoeba_en_zh", "tsv")),
+)
+STARTS = {"fine_tuned": "pretrained", "frozen": "pretrained, frozen", "random": "random"}
+
+
+def jobs() -> list[Job]:
+    """All of them, in the order in which they are run: what others start from is first."""
+    return [*CLASSIFICATION, *FEATURES, *TOKENS, *VECTORS, *translations(), *LONG]
+
+
+CLASSIFICATION = (
+    Job("news", "news topics", "BBC articles", "news.yaml", BBC, CLASSES, peer="classification"),
+    Job("chinese_news", "news topics, from scratch", "thucnews titles", "chinese_news.yaml",
+        of_shared("thucnews", "csv"), CLASSES, start="chinese", peer="classification"),
+    Job("email", "spam", "spamassassin", "email.yaml", of_shared("spamassassin", "jsonl"),
+        CLASSES, peer="classification"),
+    Job("sentiment", "sentiment", "sst2", "sentiment.yaml", of_shared("sst2", "tsv"), CLASSES,
+        peer="classification"),
+    Job("chinese_sentiment", "sentiment, from scratch", "chnsenticorp hotel reviews",
+        "chinese_sentiment.yaml", of_shared("chnsenticorp_hotel", "csv"), CLASSES,
+        start="chinese", peer="classification"),
+    Job("intent", "intent", "clinc150, in scope", "intent.yaml", CLINC, CLASSES,
+        ("--task.out_of_scope=null",), peer="classification"),
+    Job("intent_out_of_scope", "intent or out of scope", "clinc150 with out-of-scope rows",
+        "intent.yaml", CLINC_OOS,
+        ("out_of_scope.accuracy_in_scope", "out_of_scope.recall", "out_of_scope.precision",
+         "out_of_scope.roc_auc")),
+    Job("pairs_mrpc", "paraphrase", "mrpc", "pairs_mrpc.yaml", of_shared("mrpc", "tsv"), CLASSES,
+        peer="classification"),
+    Job("pairs_sick_entailment", "entailment", "sick", "pairs_sick_entailment.yaml", SICK,
+        CLASSES, peer="classification"),
+    Job("pairs_sick_relatedness", "relatedness (regression)", "sick",
+        "pairs_sick_relatedness.yaml", SICK, ("pearson", "spearman"), peer="regression"),
+    Job("multi_label", "several intents a text", "atis", "multi_label.yaml", ATIS_INTENTS,
+        ("f1_micro", "subset_accuracy")),
+)  # fmt: skip
+FEATURES = (
+    Job("features", "sentiment, frozen encoder, Keras", "sst2", "features.yaml",
+        of_shared("sst2", "tsv"), CLASSES),
+    Job("features_scikit_learn", "sentiment, frozen encoder, scikit-learn", "sst2",
+        "features.yaml", of_shared("sst2", "tsv"), CLASSES, ("--task.classifier=scikit-learn",)),
+)  # fmt: skip
+TOKENS = (
+    Job("tagging", "slots", "atis", "tagging.yaml", of_shared("atis", "jsonl"), ("f1",),
+        peer="tagging"),
+    Job("tagging_joint", "slots and intent", "atis", "tagging.yaml", of_shared("atis", "jsonl"),
+        ("f1", "intent_accuracy", "sentence_accuracy"), ("--task.intent_column=intent",)),
+    Job("masked_lm", "masked words, from MiniLM", "clinc150 texts", "masked_lm.yaml", CLINC,
+        ("perplexity", "accuracy"), ("--export.huggingface=true",)),
+    Job("intent_after_masked_lm", "intent, after masked words", "clinc150, in scope",
+        "intent.yaml", CLINC, CLASSES, ("--task.out_of_scope=null",), start="masked_lm"),
+    Job("pretraining", "masked words, from scratch", "spamassassin bodies", "pretraining.yaml",
+        of_shared("spamassassin", "jsonl"), ("perplexity", "accuracy"),
+        ("--data.text_column=body",), start="scratch"),
+    Job("pretraining_chinese", "masked words, from scratch", "thucnews titles",
+        "pretraining.yaml", of_shared("thucnews", "csv"), ("perplexity", "accuracy"),
+        ("--data.text_column=title", "--data.max_length=40"), start="scratch"),
+    Job("question_answering", "answers in a text", "generated from BBC articles",
+        "question_answering.yaml", QUESTIONS, ("exact_match", "f1")),
+)  # fmt: skip
+VECTORS = (
+    Job("embedding", "sentence vectors", "sick", "embedding.yaml", SICK, ("pearson", "spearman"),
+        peer="embedding"),
+)  # fmt: skip
+LONG = (
+    Job("long_documents", "news topics, windows over whole articles", "BBC articles",
+        "long_documents.yaml", BBC, CLASSES),
+)  # fmt: skip
+
+
+def translations() -> list[Job]:
+    """Three starts for each pair of languages, with the same options."""
+    return [
+        Job(f"translation_{name}_{start}", f"translation, {said} encoder", data,
+            f"translation_{name}.yaml", files, ("bleu", "chrf"), (f"--task.encoder={start}",))
+        for name, data, files in TRANSLATIONS
+        for start, said in STARTS.items()
+    ]  # fmt: skip

@@ -1,0 +1,236 @@
+"""HuggingFace's Trainer on the rows, the checkpoint and the options of one of `make tasks`' runs.
+
+`python benchmarks/tasks/peer.py SETTINGS.json RESULT.json`: SETTINGS has every hyper-parameter
+(there are no defaults here), and files of rows: {"texts": [...], "label": ...}, one a line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from trainer_peer import training_arguments  # first: it tells transformers to leave TensorFlow out
+
+# isort: split
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertTokenizerFast,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    set_seed,
+)
+
+IGNORED = -100
+Rows = list[dict[str, Any]]
+
+
+def main(settings: dict[str, Any], result: Path) -> None:
+    """Train, measure on the test rows, write the figures."""
+    torch.set_num_threads(settings["threads"])
+    set_seed(settings["seed"])
+    splits = {name: read(Path(file)) for name, file in settings["files"].items()}
+    figures = KINDS[settings["kind"]](settings, splits, str(result.parent / "trainer"))
+    result.write_text(json.dumps(figures), encoding="utf-8")
+
+
+def classification(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
+    """Accuracy and macro-F1 of BertForSequenceClassification."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    labels = sorted({row["label"] for row in splits["train"]})
+    rows = {
+        name: encode_texts(settings, of, lambda row: labels.index(row["label"]))
+        for name, of in splits.items()
+    }
+    model = new_model(BertForSequenceClassification, settings, num_labels=len(labels))
+    gold, logits = train(settings, model, rows, folder)
+    predicted = logits.argmax(axis=-1)
+    return {
+        "accuracy": accuracy_score(gold, predicted),
+        "f1_macro": f1_score(gold, predicted, average="macro"),
+    }
+
+
+def regression(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
+    """Correlations of BertForSequenceClassification with one output."""
+    rows = {
+        name: encode_texts(settings, of, lambda row: float(row["label"]))
+        for name, of in splits.items()
+    }
+    model = new_model(
+        BertForSequenceClassification, settings, num_labels=1, problem_type="regression"
+    )
+    gold, predicted = train(settings, model, rows, folder)
+    return correlations(predicted[:, 0], gold)
+
+
+def tagging(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
+    """Entity F1 of BertForTokenClassification, a tag for the first piece of each word."""
+    from seqeval.metrics import f1_score
+
+    tags = sorted({tag for row in splits["train"] for tag in row["label"]})
+    rows = {name: encode_words(settings, of, tags) for name, of in splits.items()}
+    model = new_model(BertForTokenClassification, settings, num_labels=len(tags))
+    collator = DataCollatorForTokenClassification(tokenizer_of(settings))
+    numbers, logits = train(settings, model, rows, folder, collator=collator)
+    predicted = logits.argmax(axis=-1)
+    # the Trainer sorts rows by length: which row an output is of stands in no column, so that gold
+    # tags are taken from its own label_ids, where one that training did not have is the last number
+    names = [*tags, "B-unknown"]
+    gold = [[names[of] for of in row if of != IGNORED] for row in numbers]
+    found = [
+        [names[of] for of, label in zip(row, of_row, strict=True) if label != IGNORED]
+        for row, of_row in zip(predicted, numbers, strict=True)
+    ]
+    return {"f1": f1_score(gold, found)}
+
+
+def embedding(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
+    """Correlations of the cosines of mean-pooled vectors, trained by their squared error."""
+    scores = [float(row["label"]) for row in splits["train"]]
+    low, high = min(scores), max(scores)
+    tokenizer = tokenizer_of(settings)
+
+    def pairs(of: Rows) -> Rows:
+        return [
+            {"texts": row["texts"], "labels": (float(row["label"]) - low) / (high - low)}
+            for row in of
+        ]
+
+    def collate(batch: Rows) -> dict[str, torch.Tensor]:
+        texts = [row["texts"][side] for side in (0, 1) for row in batch]
+        ids = tokenizer(
+            texts, truncation=True, max_length=settings["max_length"], padding=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        return {**ids, "labels": torch.tensor([row["labels"] for row in batch])}
+
+    model = CosineSimilarity(BertModel.from_pretrained(settings["checkpoint"]))
+    rows = {name: pairs(of) for name, of in splits.items()}
+    gold, cosines = train(settings, model, rows, folder, collator=collate, by_length=False)
+    return correlations(cosines, gold)
+
+
+class CosineSimilarity(torch.nn.Module):
+    """The cosine of two texts, the first half of a batch beside the second."""
+
+    def __init__(self, encoder: BertModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, labels, **ids) -> dict[str, torch.Tensor]:
+        states = self.encoder(**ids).last_hidden_state
+        mask = ids["attention_mask"][:, :, None].to(states.dtype)
+        pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        first, second = pooled.chunk(2)
+        cosines = torch.nn.functional.cosine_similarity(first, second)
+        return {"loss": torch.nn.functional.mse_loss(cosines, labels), "logits": cosines}
+
+
+def train(
+    settings: dict[str, Any],
+    model: torch.nn.Module,
+    rows: dict[str, Rows],
+    folder: str,
+    *,
+    collator: Callable | None = None,
+    by_length: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gold answers and outputs of the test rows, in the Trainer's own order."""
+    arguments = training_arguments(settings, folder)
+    arguments.group_by_length = by_length
+    arguments.remove_unused_columns = by_length
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows["train"],
+        data_collator=collator or DataCollatorWithPadding(tokenizer_of(settings)),
+    )
+    trainer.train()
+    output = trainer.predict(rows["test"])
+    return output.label_ids, output.predictions
+
+
+def encode_texts(settings: dict[str, Any], rows: Rows, label: Callable[[dict], Any]) -> Rows:
+    """Ids of texts or pairs without padding; further texts are joined to the second."""
+    tokenizer = tokenizer_of(settings)
+    encoded = []
+    for row in rows:
+        first, *others = row["texts"]
+        pair = [" ".join(others)] if others else []
+        ids = tokenizer(first, *pair, truncation=True, max_length=settings["max_length"])
+        encoded.append({**ids, "labels": label(row)})
+    return encoded
+
+
+def encode_words(settings: dict[str, Any], rows: Rows, tags: list[str]) -> Rows:
+    """Ids of words, and the tag of each word at its first piece."""
+    tokenizer = tokenizer_of(settings)
+    encoded = []
+    for row in rows:
+        ids = tokenizer(
+            row["texts"][0], is_split_into_words=True, truncation=True,
+            max_length=settings["max_length"],
+        )  # fmt: skip
+        words = ids.word_ids()
+        labels = [
+            IGNORED if word is None or word == before else number_of(row["label"][word], tags)
+            for before, word in zip([None, *words], words, strict=False)
+        ]
+        encoded.append({**ids, "labels": labels})
+    return encoded
+
+
+def number_of(tag: str, tags: list[str]) -> int:
+    """Of a tag; one after the last for a tag that training did not have."""
+    return tags.index(tag) if tag in tags else len(tags)
+
+
+def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
+    """Pearson's and Spearman's."""
+    from scipy.stats import pearsonr, spearmanr
+
+    return {
+        "pearson": float(pearsonr(predicted, gold).statistic),
+        "spearman": float(spearmanr(predicted, gold).statistic),
+    }
+
+
+def new_model(kind: type, settings: dict[str, Any], **labels: Any) -> torch.nn.Module:
+    """The checkpoint's, or one from scratch of given sizes."""
+    if settings["sizes"] is None:
+        return kind.from_pretrained(settings["checkpoint"], **labels)
+    return kind(BertConfig(**settings["sizes"], **labels))
+
+
+def tokenizer_of(settings: dict[str, Any]) -> BertTokenizerFast:
+    """The checkpoint's, or that of a vocabulary."""
+    if settings["sizes"] is None:
+        return BertTokenizerFast.from_pretrained(settings["checkpoint"])
+    return BertTokenizerFast(settings["vocabulary"], do_lower_case=settings["lowercase"])
+
+
+def read(path: Path) -> Rows:
+    """The rows of a file."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+KINDS = {
+    "classification": classification,
+    "regression": regression,
+    "tagging": tagging,
+    "embedding": embedding,
+}
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
