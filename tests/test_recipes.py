@@ -1,0 +1,117 @@
+"""Every recipe at toy size: train.py --smoke -> SavedModel -> local server, the same answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import kbert
+import train
+from kbert.config import TASK_OPTIONS, Config, parse
+from kbert.tasks import task_class
+from serve.client import predict_rest
+from serve.model_config import ModelConfig
+from serve.server import LocalServer
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))
+WORDS = ("the", "cat", "dogs", "sat", "ran", "good", "bad", "a", "not")
+ROWS = 40
+FROM_SCRATCH = {"chinese_news.yaml", "chinese_sentiment.yaml"}
+"""They want a vocabulary."""
+LEARNS = {"pretraining.yaml"}
+"""They learn a vocabulary."""
+
+
+def test_every_task_has_a_recipe() -> None:
+    contents = [yaml.safe_load((RECIPES / name).read_text(encoding="utf-8")) for name in NAMES]
+    assert {content["task"]["name"] for content in contents} == {*TASK_OPTIONS}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    words = ["--config", str(RECIPES / name), "--output", str(tmp_path / "run"), "--smoke"]
+    words += ["--data.cache_dir", str(tmp_path / "cache"), "--train.seed", "3"]
+    if name in FROM_SCRATCH:
+        words += ["--model.vocab", str(tiny_checkpoint / "vocab.txt")]
+    elif name not in LEARNS:
+        words += ["--model.checkpoint", str(tiny_checkpoint)]
+    words += ["--data.train", str(tmp_path / "train.jsonl")]
+    config = parse(words)
+    write_rows(tmp_path / "train.jsonl", config)
+    assert train.main(words) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    for figure in metrics["headline"]:
+        assert np.isfinite(metrics["test"][figure]), figure
+    compare_with_server(tmp_path / "run", requests_of(config))
+
+
+def compare_with_server(run: Path, requests: list[dict[str, str]]) -> None:
+    """The server's answers are those that Python gives."""
+    base = (run / "export" / "run").resolve()
+    ours = kbert.load(run).predict(requests)
+    columns = {name: [request[name] for request in requests] for name in requests[0]}
+    with LocalServer([ModelConfig("run", base)]) as server:
+        theirs = predict_rest(f"http://{server.rest_address}/v1/models/run", columns)
+    for row, answers in enumerate(ours):
+        assert set(answers) == set(theirs)
+        for name, value in answers.items():
+            same(value, theirs[name][row])
+
+
+def same(ours: Any, theirs: Any) -> None:
+    """Strings and whole numbers are equal, others within rounding."""
+    left, right = np.array(ours), np.array(theirs)
+    right = right[: len(left)] if left.ndim else right  # Python leaves off what fills a row up
+    if left.dtype.kind == "f":
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+    else:
+        assert left.tolist() == right.tolist()
+
+
+def write_rows(path: Path, config: Config) -> None:
+    """Rows of the columns that the recipe's task reads."""
+    generator = np.random.default_rng(0)
+    rows = [row_of(config, index, generator) for index in range(ROWS)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def row_of(config: Config, index: int, generator: np.random.Generator) -> dict[str, Any]:
+    columns = task_class(config.task.name).columns(config)
+    row: dict[str, Any] = {
+        name: " ".join(generator.choice(WORDS, generator.integers(3, 12))) for name in columns.texts
+    }
+    if columns.label is not None:
+        number = columns.label_kind == "number"
+        row[columns.label] = 1 + index % 5 if number else ("first", "second")[index % 2]
+    options = config.task
+    match options.name:
+        case "multi_label":
+            row[columns.targets[0]] = ["one", "two", "three"][: index % 4]
+        case "tagging":
+            tokens = row[columns.texts[0]].split()
+            row[columns.texts[0]] = tokens
+            row[options.tags_column] = ["B-animal" if "cat" in word else "O" for word in tokens]
+        case "question_answering":
+            row[options.answer_column] = row[columns.texts[1]].split()[1]
+            if options.start_column:
+                row[options.start_column] = row[columns.texts[1]].index(" ") + 1
+        case "translation":
+            row[options.target_column] = row[columns.texts[0]].upper()
+    return row
+
+
+def requests_of(config: Config) -> list[dict[str, str]]:
+    """What a client sends: a text for each input, of different lengths."""
+    columns = task_class(config.task.name).columns(config)
+    names = {"question_answering": ("question", "context"), "embedding": ("text",)}
+    texts = ("text",) if len(columns.texts) == 1 else ("text_a", "text_b", "text_c")
+    inputs = names.get(config.task.name, texts[: len(columns.texts)])
+    mask = "[MASK] " if config.task.name == "masked_lm" else ""
+    lengths = (2, 7)
+    return [{name: mask + " ".join(WORDS[:length]) for name in inputs} for length in lengths]
