@@ -207,8 +207,9 @@ def _measure(
         print(f"{part.source.path} has no labels: its {len(part.split):,} rows are only predicted")
         return Measured({}, [])
     baseline = _baseline(run, part) if task.classifies else None
+    temperature = run.fitted.get("temperature")
     metrics = appraise(
-        task, part.split.gold, dict(outputs), baseline=baseline, temperature=run.temperature
+        task, part.split.gold, dict(outputs), baseline=baseline, temperature=temperature
     )
     tables = task.tables(metrics)
     if task.classifies and labels is not None:

@@ -87,17 +87,14 @@ class FinishedRun:
         )
 
     @property
-    def temperature(self) -> float | None:
-        """What was fitted on the validation split; None where nothing was."""
+    def fitted(self) -> dict[str, Any]:
+        """What the task fitted on the validation split; {} where nothing."""
+        if "fitted" in self.metrics:
+            return self.metrics["fitted"]
         for block in (self.metrics, *map(self.metrics.get, ("test", "validation"))):
-            if block and block.get("calibration"):
-                return float(block["calibration"]["temperature"])
-        return None
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether the probabilities that the model serves are those after the temperature."""
-        return self.temperature is not None and getattr(self.config.task, "calibrate", False)
+            if block and block.get("calibration"):  # an older kbert tells it there alone
+                return {"temperature": float(block["calibration"]["temperature"])}
+        return {}
 
     def part(self, split: str) -> Part:
         """One of the run's own splits, its rows drawn again.
@@ -153,7 +150,7 @@ class FinishedRun:
         )
 
     def model(self, experiment: Experiment) -> keras.Model:
-        """The model that the run kept, in float32; the task gets the temperature it serves with.
+        """The model that the run kept, in float32; the task answers with what was fitted.
 
         Args:
             experiment: That of a `Part`.
@@ -164,9 +161,8 @@ class FinishedRun:
         path = self.folder / "checkpoints" / "model.safetensors"
         if not path.exists():
             raise InputError(f"{path}: there is no such file; the run's weights are gone.")
-        if self.is_calibrated:
-            task: Any = experiment.task
-            task.temperature = self.temperature
+        if self.fitted:
+            experiment.task.use_fitted(self.fitted)
         with _without_load_report():
             model = experiment.in_float32().new_model()
         load_weights(model, path)

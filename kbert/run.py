@@ -24,7 +24,6 @@ import yaml
 from kbert.analysis import analyse, measured_split, write_analysis
 from kbert.attribution import METHOD, explain
 from kbert.baseline import Baseline, fit_baseline
-from kbert.calibration import fit_temperature
 from kbert.certificate import PLACE, read_certificate
 from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
 from kbert.errors import NO_ROOM, InputError
@@ -248,9 +247,10 @@ def _train_and_export(
     )
     experiment, exact = trained.experiment, trained.model
     metrics: dict[str, Any] = {} if trained.search is None else {"search": trained.search}
-    measured = _measure(experiment, exact, linear)
+    measured, fitted = _measure(experiment, exact, linear)
     metrics |= {name: of.metrics for name, of in measured.items()}
     metrics["headline"] = list(experiment.task.headline)
+    metrics["fitted"] = fitted
     metrics["train"] = _training_figures(materials, trained)
     _show(experiment, measured)
     if "test" in measured:
@@ -449,23 +449,22 @@ def _save_for_huggingface(model: keras.Model, task: Any, folder: Path) -> None:
 
 def _measure(
     experiment: Experiment, model: keras.Model, linear: Mapping[str, np.ndarray]
-) -> dict[str, Measured]:
-    """Validation and test; the temperature is fitted on the validation split."""
+) -> tuple[dict[str, Measured], dict[str, Any]]:
+    """Validation and test, and what the task fitted on the validation split."""
     task, splits = experiment.task, experiment.splits
-    temperature = None
-    measured = {}
+    measured, fitted = {}, {}
     for name in ("validation", "test"):
         if name not in splits:
             continue
         gold, outputs = splits[name].gold, collect(model, task, splits[name])
-        if name == "validation" and task.classifies:
-            temperature = fit_temperature(outputs["logits"], gold.labels)
-            if task.is_calibrated:
-                task.temperature = temperature
+        if name == "validation" and hasattr(task, "fit_on_validation"):
+            fitted = task.fit_on_validation(outputs, gold)
+            if task.use_fitted(fitted):
                 outputs = collect(model, task, splits[name])
+        temperature = fitted.get("temperature")
         metrics = appraise(task, gold, outputs, baseline=linear.get(name), temperature=temperature)
         measured[name] = Measured(metrics, outputs, linear.get(name))
-    return measured
+    return measured, fitted
 
 
 def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:

@@ -120,7 +120,8 @@ def test_models_config_has_the_model(finished: Path) -> None:
 
 def test_metrics_are_those_of_the_predictions(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert set(metrics) == {"search", "validation", "test", "train"}
+    assert set(metrics) == {"search", "validation", "test", "headline", "fitted", "train"}
+    assert metrics["fitted"]["temperature"] == metrics["test"]["calibration"]["temperature"]
     rows = read_predictions(finished)
     right = sum(row["label"] == row["prediction"] for row in rows) / len(rows)
     assert metrics["test"]["accuracy"] == pytest.approx(right)

@@ -216,7 +216,7 @@ def test_a_temperature_is_told(finished: Path, tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run, ignore=shutil.ignore_patterns("evaluation"))
     metrics = read_metrics(run)
-    metrics["test"]["calibration"] = {"temperature": 2.0}
+    metrics["fitted"] = {"temperature": 2.0}
     (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     assert main([str(run)]) == 0
     found = read_metrics(run / "evaluation" / "test")
@@ -227,17 +227,20 @@ def test_a_temperature_is_told(finished: Path, tmp_path: Path, capsys) -> None:
     assert "test: temperature 2.0000 (not applied: task.calibrate)" in capsys.readouterr().out
 
 
-def test_the_options_of_a_searchs_winner(finished: Path) -> None:
+def test_the_options_of_a_searchs_winner(finished: Path, tmp_path: Path) -> None:
     run = open_run(finished)
     assert run.config == run.options
-    assert run.labels == ("negative", "positive")
-    assert run.temperature == run.metrics["test"]["calibration"]["temperature"]
+    assert run.learned.labels == ("negative", "positive")
+    temperature = run.metrics["test"]["calibration"]["temperature"]
+    assert run.fitted == run.metrics["fitted"] == {"temperature": temperature}
     winner = {"winner": {"hyperparameters": {"max_length": 8, "epochs": 2}}}
     searched = FinishedRun(finished, run.options, {**run.metrics, "search": winner})
     assert searched.config.data.max_length == 8 and searched.config.train.epochs == 2
-    bare = FinishedRun(finished, run.options, {"train": {}})
+    older = {name: block for name, block in run.metrics.items() if name != "fitted"}
+    assert FinishedRun(finished, run.options, older).fitted == {"temperature": temperature}
+    bare = FinishedRun(tmp_path, run.options, {"train": {}})
     with pytest.raises(InputError, match="does not tell the labels"):
-        bare.labels  # noqa: B018
+        bare.learned  # noqa: B018
 
 
 def test_other_folders_are_refused(finished: Path, tmp_path: Path, capsys) -> None:

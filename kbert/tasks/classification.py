@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kbert.calibration import softmax
+from kbert.calibration import fit_temperature, softmax
 from kbert.config import ClassificationOptions, Config, EncoderConfig
 from kbert.data import Columns
 from kbert.evaluation_tables import classes_tables
@@ -89,6 +89,16 @@ class Classification:
         """label_index (batch,), probabilities and logits (batch, classes)."""
         del targets, weights
         return self._answers(predicted)
+
+    def fit_on_validation(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
+        """The temperature, see `kbert.calibration.fit_temperature`."""
+        return {"temperature": fit_temperature(outputs["logits"], gold.labels)}
+
+    def use_fitted(self, fitted: Mapping[str, Any]) -> bool:
+        """Divide by the temperature from now on, where the options ask for it."""
+        if self.is_calibrated:
+            self.temperature = fitted["temperature"]
+        return self.is_calibrated
 
     def score(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
         """The loss, and all of `kbert.metrics.classes_report`; nothing without labels."""

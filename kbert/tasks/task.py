@@ -236,6 +236,31 @@ class Task(Protocol):
         """
         ...
 
+    def fit_on_validation(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
+        """What is chosen on rows that the model was not trained on: temperatures, thresholds.
+
+        A task that chooses nothing has neither this method nor `use_fitted`.
+
+        Args:
+            outputs: Of the validation split, with nothing fitted in use.
+            gold: What its rows should be answered.
+
+        Returns:
+            It as JSON holds it, by name, for metrics.json; `use_fitted` reads it from there too.
+        """
+        ...
+
+    def use_fitted(self, fitted: Mapping[str, Any]) -> bool:
+        """Answer with what was fitted from now on; what was traced before answers without it.
+
+        Args:
+            fitted: What `fit_on_validation` gave, or part of it.
+
+        Returns:
+            Whether answers are others than before.
+        """
+        ...
+
     def score(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
         """Figures of a split from the outputs of all its rows, as metrics.json has them.
 
