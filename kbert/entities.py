@@ -1,0 +1,90 @@
+"""Entities from BIO tags, and how many of them were found: read and counted by seqeval.
+
+Needs neither TensorFlow nor Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
+from seqeval.metrics.v1 import precision_recall_fscore_support as strict_figures
+from seqeval.scheme import IOB2
+
+OUTSIDE = "O"
+BEGIN, INSIDE = "B-", "I-"
+
+
+class Entity(NamedTuple):
+    """Some words next to each other that are one thing."""
+
+    type: str
+    start: int
+    """Number of its first word, from 0."""
+    end: int
+    """Number of the word after its last."""
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """The entities of one sentence, as conlleval reads them.
+
+    An I- without a B- of its type before it begins an entity.
+
+    Args:
+        tags: O, B-TYPE or I-TYPE, one a word.
+    """
+    return [Entity(kind, start, last + 1) for kind, start, last in get_entities(list(tags))]
+
+
+def is_tag(tag: str) -> bool:
+    """Whether this is O, B-TYPE or I-TYPE."""
+    return tag == OUTSIDE or (tag.startswith((BEGIN, INSIDE)) and len(tag) > len(BEGIN))
+
+
+def tag_inside(tag: str) -> str:
+    """The tag of the words after the first of what has this tag: I-TYPE, or O."""
+    return tag if tag == OUTSIDE else INSIDE + tag[len(BEGIN) :]
+
+
+def entity_figures(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """Precision, recall and F1 of entities: found are those of the same words and the same type.
+
+    Args:
+        gold: Tags of each sentence.
+        predicted: Tags of the same words.
+
+    Returns:
+        precision, recall and f1 over all entities, as conlleval counts them; f1_strict, where an
+        I- without its B- is no entity; entities, the number of those to be found; and per_type,
+        precision, recall, f1 and support of each type among the gold or the predicted ones. What
+        would be a division by zero is 0.
+    """
+    pair = [list(tags) for tags in gold], [list(tags) for tags in predicted]
+    kinds = sorted({kind for side in pair for tags in side for kind, _, _ in entities(tags)})
+    if not kinds:
+        nothing = dict.fromkeys(("precision", "recall", "f1", "f1_strict"), 0.0)
+        return {**nothing, "entities": 0, "per_type": {}}
+    precision, recall, f1, support = precision_recall_fscore_support(
+        *pair, average="micro", zero_division=0
+    )
+    strict = strict_figures(*pair, average="micro", zero_division=0, scheme=IOB2)
+    columns = precision_recall_fscore_support(*pair, average=None, zero_division=0)
+    return {
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "f1_strict": float(strict[2]),
+        "entities": int(support),
+        "per_type": {
+            kind: {
+                "precision": float(precision),
+                "recall": float(recall),
+                "f1": float(f1),
+                "support": int(support),
+            }
+            for kind, precision, recall, f1, support in zip(kinds, *columns, strict=True)
+        },
+    }
