@@ -18,3 +18,9 @@ def count_at(positions: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     ones = tf.ones_like(positions, dtype=tf.int32)
     shape = tf.cast(size, positions.dtype)[tf.newaxis] + 1
     return tf.scatter_nd(positions[:, tf.newaxis], ones, shape)[:-1]
+
+
+def ranges(starts: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """Returns start, start + 1, ... of each range, after each other, int32."""
+    found = tf.raw_ops.RaggedRange(starts=starts, limits=starts + lengths, deltas=1)
+    return found.rt_dense_values

@@ -98,6 +98,17 @@ class WordPieceTokenizer(keras.layers.Layer):
         named = (self.unknown_token, self.cls_token, self.sep_token, self.pad_token)
         return tuple(dict.fromkeys((*named, self.mask_token, *self.additional_special_tokens)))
 
+    @property
+    def normalizer_table(self) -> normalizer.NormalizerTable:
+        """What becomes of each code point."""
+        strip_accents = self.lowercase if self.strip_accents is None else self.strip_accents
+        return normalizer.load_table(self.lowercase, strip_accents)
+
+    @property
+    def chinese_mask(self) -> int:
+        """The flag of the table's that Chinese characters to be split have; 0 for none."""
+        return normalizer.CHINESE if self.tokenize_chinese_chars else 0
+
     def call(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Tokenizes a batch.
 
@@ -274,11 +285,9 @@ class WordPieceTokenizer(keras.layers.Layer):
         return [with_splits(part, splits) for part in (ids.values, starts, ends)]
 
     def _split_into_words(self, pieces: tf.Tensor, is_special: tf.Tensor) -> Words:
-        strip_accents = self.lowercase if self.strip_accents is None else self.strip_accents
-        table = normalizer.load_table(self.lowercase, strip_accents)
-        chinese = normalizer.CHINESE if self.tokenize_chinese_chars else 0
+        alone_mask = normalizer.ALONE | self.chinese_mask
         return split_into_words(
-            pieces, is_special, table=table, alone_mask=normalizer.ALONE | chinese
+            pieces, is_special, table=self.normalizer_table, alone_mask=alone_mask
         )
 
     def _join(

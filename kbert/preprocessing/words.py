@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kbert.assets import normalizer
 from kbert.assets.normalizer import NormalizerTable
-from kbert.preprocessing.ragged import count_at, row_numbers
+from kbert.preprocessing.ragged import count_at, ranges, row_numbers
 
 
 class Words(NamedTuple):
@@ -46,16 +46,10 @@ def split_into_words(
         table: The normaliser.
         alone_mask: The flags of a character that is a word of its own.
     """
-    place_splits, codes = tf.raw_ops.UnicodeDecode(
-        input=pieces,
-        input_encoding="UTF-8",
-        errors="replace",
-        replacement_char=0xFFFD,
-        replace_control_characters=False,
-    )
+    place_splits, codes = code_points(pieces)
     piece_starts = count_at(place_splits[:-1], tf.size(codes))
     starts_piece = piece_starts > 0
-    entries = _look_up(codes, table)
+    entries = look_up(codes, table)
     entries = tf.cond(
         tf.reduce_any(is_special),
         lambda: _keep_special(entries, codes, piece_starts, is_special),
@@ -65,11 +59,11 @@ def split_into_words(
     end = tf.constant([np.iinfo(np.int32).max])
     first_numbers = tf.gather(tf.concat([word_numbers, end], 0), place_splits)
     entries, places = tf.cond(
-        tf.reduce_any((entries >= 0) & _has(entries, normalizer.SEQUENCE | normalizer.RANK_MASK)),
+        tf.reduce_any((entries >= 0) & has(entries, normalizer.SEQUENCE | normalizer.RANK_MASK)),
         lambda: _expand(entries, starts_piece, table),
         lambda: (entries, tf.range(tf.size(entries))),
     )
-    kept = tf.where((entries >= 0) & ~_is_white_space(entries))[:, 0]
+    kept = tf.where((entries >= 0) & ~is_white_space(entries))[:, 0]
     codes = tf.gather(entries, kept) & normalizer.VALUE_MASK
     places = tf.gather(places, kept)
     texts, code_splits, word_numbers = _join(codes, tf.gather(word_numbers, places))
@@ -103,13 +97,52 @@ def characters_of_bytes(
     return first - piece_starts, last + 1 - piece_starts
 
 
-def _look_up(codes: tf.Tensor, table: NormalizerTable) -> tf.Tensor:
+def code_points(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes texts (texts,): row splits int64 (texts + 1,), code points int32 (codes,).
+
+    Bytes that are not UTF-8 are as many U+FFFD as `bytes.decode(errors="replace")` gives.
+    """
+    return tf.raw_ops.UnicodeDecode(
+        input=texts,
+        input_encoding="UTF-8",
+        errors="replace",
+        replacement_char=0xFFFD,
+        replace_control_characters=False,
+    )
+
+
+def look_up(codes: tf.Tensor, table: NormalizerTable) -> tf.Tensor:
     """Returns the normaliser's entries (codes,), their VALUE made absolute."""
     blocks = tf.bitwise.right_shift(codes, normalizer.BLOCK_BITS)
     block_starts = tf.gather(table.block_starts, blocks)
     entries = tf.gather(table.entries, block_starts + (codes & normalizer.BLOCK_SIZE - 1))
     value = (entries + codes) & normalizer.VALUE_MASK
     return entries & ~normalizer.VALUE_MASK | value
+
+
+def has(entries: tf.Tensor, bits: int) -> tf.Tensor:
+    """Returns whether entries have one of the bits."""
+    return tf.not_equal(entries & bits, 0)
+
+
+def is_white_space(entries: tf.Tensor) -> tf.Tensor:
+    """Returns whether entries stand for white space."""
+    value = entries & (normalizer.VALUE_MASK | normalizer.SEQUENCE | normalizer.NONSTARTER)
+    return tf.equal(value, normalizer.WHITE_SPACE)
+
+
+def is_cleaned(entries: tf.Tensor) -> tf.Tensor:
+    """Returns whether the reference drops a code point before NFD, not as an accent after it."""
+    return (entries < 0) & has(entries, normalizer.NONSTARTER) & ~has(entries, normalizer.RANK_MASK)
+
+
+def number_runs(is_alone: tf.Tensor, is_start: tf.Tensor) -> tf.Tensor:
+    """Returns a number for each place, int32, from 0 or 1 on: one more where a run starts.
+
+    Runs start where `is_start` says so, at what is alone, and after it.
+    """
+    after_alone = tf.concat([[False], is_alone[:-1]], 0)[: tf.size(is_alone)]
+    return tf.cumsum(tf.cast(is_alone | after_alone | is_start, tf.int32))
 
 
 def _keep_special(
@@ -124,10 +157,7 @@ def _keep_special(
 
 def _number_words(entries: tf.Tensor, starts_piece: tf.Tensor, alone_mask: int) -> tf.Tensor:
     """Returns a number for each code point: the same in a word, growing along the text."""
-    is_alone = _has(entries, alone_mask)
-    after_alone = tf.concat([[False], is_alone[:-1]], 0)[: tf.size(entries)]
-    is_boundary = is_alone | after_alone | _is_white_space(entries) | starts_piece
-    return tf.cumsum(tf.cast(is_boundary, tf.int32))
+    return number_runs(has(entries, alone_mask), is_white_space(entries) | starts_piece)
 
 
 def _expand(
@@ -139,19 +169,19 @@ def _expand(
         entries: int32, (parts,).
         places: int32, (parts,): which of the entries that came in each one is counted as.
     """
-    found = tf.where(_has(entries, normalizer.SEQUENCE))[:, 0]
+    found = tf.where(has(entries, normalizer.SEQUENCE))[:, 0]
     rows = tf.gather(entries, found) & normalizer.VALUE_MASK
     lengths = tf.gather(table.sequence_lengths, rows)
     firsts = tf.cast(found, tf.int32) + tf.cumsum(lengths - 1, exclusive=True)
     num_parts = tf.size(entries) + tf.reduce_sum(lengths - 1)
-    is_first = 1 - count_at(_ranges(firsts + 1, lengths - 1), num_parts)
+    is_first = 1 - count_at(ranges(firsts + 1, lengths - 1), num_parts)
     source = tf.cumsum(is_first) - 1
-    sequences = tf.gather(table.sequences, _ranges(tf.gather(table.sequence_starts, rows), lengths))
+    sequences = tf.gather(table.sequences, ranges(tf.gather(table.sequence_starts, rows), lengths))
     parts = tf.tensor_scatter_nd_update(
-        tf.gather(entries, source), _ranges(firsts, lengths)[:, tf.newaxis], sequences
+        tf.gather(entries, source), ranges(firsts, lengths)[:, tf.newaxis], sequences
     )
     return tf.cond(
-        tf.reduce_any((parts >= 0) & _has(parts, normalizer.RANK_MASK)),
+        tf.reduce_any((parts >= 0) & has(parts, normalizer.RANK_MASK)),
         lambda: _sort_marks(parts, is_first, source, entries, starts_piece),
         lambda: (parts, source),
     )
@@ -169,13 +199,13 @@ def _sort_marks(
     The reference loses sight of what it moves: it says that the first part of each code point,
     wherever it got to, comes from the code point that is next in the text.
     """
-    runs = tf.cumsum(tf.cast(starts_piece | ~_has(entries, normalizer.NONSTARTER), tf.int64))
+    runs = tf.cumsum(tf.cast(starts_piece | ~has(entries, normalizer.NONSTARTER), tf.int64))
     ranks = tf.cast(parts & normalizer.RANK_MASK, tf.int64)  # below 2**31
     order = tf.argsort(tf.gather(runs, source) * 2**31 + ranks, stable=True)
     # Before NFD these are gone.
-    is_cleaned = _is_cleaned(entries)
-    is_counted = is_first * tf.cast(~tf.gather(is_cleaned, source), tf.int32)
-    counted = tf.cast(tf.where(~is_cleaned)[:, 0], tf.int32)
+    cleaned = is_cleaned(entries)
+    is_counted = is_first * tf.cast(~tf.gather(cleaned, source), tf.int32)
+    counted = tf.cast(tf.where(~cleaned)[:, 0], tf.int32)
     # The 0 is for what is dropped in front of all else; its place is never asked for.
     places = tf.gather(tf.concat([[0], counted], 0), tf.cumsum(tf.gather(is_counted, order)))
     return tf.gather(parts, order), places
@@ -198,25 +228,3 @@ def _join(codes: tf.Tensor, word_numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
         input_values=codes, input_splits=splits, output_encoding="UTF-8", errors="replace"
     )
     return texts, splits, tf.gather(word_numbers, starts)
-
-
-def _ranges(starts: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-    """Returns start, start + 1, ... of each range, after each other, int32."""
-    ranges = tf.raw_ops.RaggedRange(starts=starts, limits=starts + lengths, deltas=1)
-    return ranges.rt_dense_values
-
-
-def _has(entries: tf.Tensor, bits: int) -> tf.Tensor:
-    return tf.not_equal(entries & bits, 0)
-
-
-def _is_white_space(entries: tf.Tensor) -> tf.Tensor:
-    value = entries & (normalizer.VALUE_MASK | normalizer.SEQUENCE | normalizer.NONSTARTER)
-    return tf.equal(value, normalizer.WHITE_SPACE)
-
-
-def _is_cleaned(entries: tf.Tensor) -> tf.Tensor:
-    """Returns whether the reference drops a code point before NFD, not as an accent after it."""
-    return (
-        (entries < 0) & _has(entries, normalizer.NONSTARTER) & ~_has(entries, normalizer.RANK_MASK)
-    )
