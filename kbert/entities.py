@@ -67,24 +67,19 @@ def entity_figures(
     if not kinds:
         nothing = dict.fromkeys(("precision", "recall", "f1", "f1_strict"), 0.0)
         return {**nothing, "entities": 0, "per_type": {}}
-    precision, recall, f1, support = precision_recall_fscore_support(
-        *pair, average="micro", zero_division=0
-    )
-    strict = strict_figures(*pair, average="micro", zero_division=0, scheme=IOB2)
-    columns = precision_recall_fscore_support(*pair, average=None, zero_division=0)
-    return {
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-        "f1_strict": float(strict[2]),
-        "entities": int(support),
-        "per_type": {
-            kind: {
-                "precision": float(precision),
-                "recall": float(recall),
-                "f1": float(f1),
-                "support": int(support),
-            }
-            for kind, precision, recall, f1, support in zip(kinds, *columns, strict=True)
-        },
+    zero: Any = 0  # which seqeval's annotation forgets
+    overall: Any = precision_recall_fscore_support(*pair, average="micro", zero_division=zero)
+    strict: Any = strict_figures(*pair, average="micro", zero_division=zero, scheme=IOB2)
+    columns: Any = precision_recall_fscore_support(*pair, average=None, zero_division=zero)
+    *shares, support = overall
+    per_type = {
+        kind: {**_named(found), "support": int(count)}
+        for kind, *found, count in zip(kinds, *columns, strict=True)
     }
+    found = {**_named(shares), "f1_strict": float(strict[2])}
+    return {**found, "entities": int(support), "per_type": per_type}
+
+
+def _named(shares: Sequence[float]) -> dict[str, float]:
+    names = ("precision", "recall", "f1")
+    return {name: float(share) for name, share in zip(names, shares, strict=True)}
