@@ -104,6 +104,37 @@ def token_classifier(
     return keras.Model(encoder.input, logits, name="token_classifier")
 
 
+def joint_classifier(
+    encoder: keras.Model,
+    config: EncoderConfig,
+    *,
+    num_tags: int,
+    num_intents: int,
+    dtype: str | keras.DTypePolicy = "float32",
+) -> keras.Model:
+    """`token_classifier`, and classes of whole texts: pooled [CLS] state -> dropout -> dense.
+
+    Args:
+        encoder: Functional encoder of `kbert.encoder`.
+        config: Its sizes and constants.
+        num_tags: Classes of tokens.
+        num_intents: Classes of texts.
+        dtype: Keras' dtype policy of what comes before the logits.
+
+    Returns:
+        A model of the encoder's inputs to a dictionary of logits: `tags` (batch, length, tags) and
+        `intent` (batch, intents).
+    """
+    states = _outputs(encoder)
+    tokens = _classifier_dropout(config, dtype)(states["sequence_output"])
+    pooled = _classifier_dropout(config, dtype, name="intent_dropout")(states["pooled_output"])
+    logits = {
+        "tags": _dense(config, num_tags, "classifier")(tokens),
+        "intent": _dense(config, num_intents, "intent_classifier")(pooled),
+    }
+    return keras.Model(encoder.input, logits, name="joint_classifier")
+
+
 def question_answering(encoder: keras.Model, config: EncoderConfig) -> keras.Model:
     """Where an answer starts and where it ends, over all positions, padding included.
 
@@ -181,9 +212,11 @@ def _masked_lm_logits(encoder: keras.Model, config: EncoderConfig, states, posit
     return keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
 
 
-def _classifier_dropout(config: EncoderConfig, dtype: str | keras.DTypePolicy) -> Dropout:
+def _classifier_dropout(
+    config: EncoderConfig, dtype: str | keras.DTypePolicy, name: str = "classifier_dropout"
+) -> Dropout:
     rate = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-    return Dropout(rate, dtype=dtype, name="classifier_dropout")
+    return Dropout(rate, dtype=dtype, name=name)
 
 
 def _dense(config: EncoderConfig, units: int, name: str) -> keras.layers.Dense:

@@ -16,6 +16,7 @@ from kbert.preprocessing.alignment import (
     Spans,
     first_places,
     joined_spans,
+    opens_span,
     span_of,
     text_words,
 )
@@ -181,6 +182,15 @@ def test_first_places_are_those_of_a_search(places: list[list[int]], data) -> No
         next((n for n, place in enumerate(places[row]) if a <= place < b), -1) for row, a, b in flat
     ]
     assert first_places(ragged[2], spans).values.numpy().tolist() == firsts
+    opens = [
+        at >= 0 and firsts[at] == number
+        for (row, number), at in zip(
+            [(row, number) for row, here in enumerate(places) for number in range(len(here))],
+            of,
+            strict=True,
+        )
+    ]
+    assert opens_span(ragged[2], spans).numpy().tolist() == opens
 
 
 def test_graph_has_only_old_ops(tokenizer: WordPieceTokenizer) -> None:
