@@ -24,6 +24,7 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +39,8 @@ import pyarrow.parquet
 
 from kbert.config import DataOptions
 from kbert.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
 BATCH_ROWS = 4096
@@ -201,6 +204,7 @@ def read_dataset(options: DataOptions, columns: Columns, *, seed: int) -> DataSe
         file, fraction = getattr(options, name), getattr(options, f"{name}_fraction")
         if file is not None:
             scans[name] = _scan(_open_source(file, name, options, columns), columns)
+            _tell_new_names(scans[name], train, columns)
             rows[name] = np.arange(len(scans[name].hashes))
         elif fraction > 0:
             fractions[name] = fraction
@@ -899,6 +903,28 @@ def _names(column: pa.Array, *, is_list: bool) -> list[str]:
     if not is_list:
         return [name for name in found if name]
     return [item for cell in found for item in cell.split(LIST_SEPARATOR) if item]
+
+
+def _tell_new_names(scan: _Scan, train: _Scan, columns: Columns) -> None:
+    """Warn of rows with names that the training file lacks, which no model will answer."""
+    for name, found in scan.target_names.items():
+        new = found - train.target_names[name]
+        if not new:
+            continue
+        cells = itertools.chain.from_iterable(
+            batch.column(name).to_pylist() for batch in scan.source.batches()
+        )
+        items = (cell.split(LIST_SEPARATOR) if name in columns.lists else [cell] for cell in cells)
+        rows = [row for row, row_items in enumerate(items, start=1) if new & set(row_items)]
+        logger.warning(
+            "%s: %s with a value of column %r that %s lacks, the first is row %d; such rows "
+            "stay, and count as wrong.",
+            scan.source.path,
+            _count(len(rows), "row"),
+            name,
+            train.source.path,
+            rows[0],
+        )
 
 
 def _check_rows(source: Source, columns: Columns, batch: pa.RecordBatch, start: int) -> None:

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from kbert import data
 from kbert.config import DataOptions
-from kbert.data import Columns, DataSet, Source, read_dataset, read_rows, read_split
+from kbert.data import (
+    LIST_SEPARATOR,
+    Columns,
+    DataSet,
+    Source,
+    read_dataset,
+    read_rows,
+    read_split,
+)
 from kbert.errors import InputError
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
@@ -817,6 +825,42 @@ def test_columns_of_some_rows(tmp_path, extension):
     }
     assert read_rows(source, np.array([1]), []) == {}
     assert read_rows(source, np.zeros(0, int), ["id"]) == {"id": []}
+
+
+@pytest.mark.parametrize("extension", ["tsv", "jsonl", "parquet"])
+def test_rows_of_lists_have_their_items(tmp_path, extension):
+    items = [["red", "light"], ["blue"]]
+    if extension == "parquet":
+        path = write_parquet(tmp_path, {"words": items})
+    elif extension == "jsonl":
+        lines = "".join(json.dumps({"words": row}) + "\n" for row in items)
+        path = write(tmp_path, "train.jsonl", lines)
+    else:
+        path = write(tmp_path, "train.tsv", "words\nred  light\nblue\n")
+    source = Source(path, ("words",), None, list_columns=("words",))
+    found = read_rows(source, np.array([1, 0]), ["words"])
+    assert found == {"words": ["blue", f"red{LIST_SEPARATOR}light"]}
+
+
+def test_names_that_training_lacks_are_told(tmp_path, caplog):
+    def file(name: str, *rows: tuple[str, str, str]) -> str:
+        lines = "".join("\t".join(row) + "\n" for row in (("words", "tags", "kind"), *rows))
+        return str(write(tmp_path, name, lines))
+
+    train = file("train.tsv", ("a b", "O B-x", "ask"), ("c", "O", "tell"))
+    test = file("test.tsv", ("a b", "B-x O", "ask"), ("b a", "O B-y", "do"), ("c", "I-x", "ask"))
+    columns = Columns(
+        ("words",), targets=("tags", "kind"), lists=("words", "tags"), named=("tags", "kind")
+    )
+    options = DataOptions(train=train, test=test, validation=train)
+    dataset = read_dataset(options, columns, seed=0)
+    assert dataset.names == {"tags": ("B-x", "O"), "kind": ("ask", "tell")}
+    told = [record.getMessage().replace(f"{tmp_path}/", "") for record in caplog.records]
+    lacks = "that train.tsv lacks, the first is row 2; such rows stay, and count as wrong."
+    assert told == [
+        f"test.tsv: 2 rows with a value of column 'tags' {lacks}",
+        f"test.tsv: 1 row with a value of column 'kind' {lacks}",
+    ]
 
 
 def test_rows_of_a_text_file_have_the_name_of_the_text_column(tmp_path):
