@@ -212,7 +212,7 @@ def write_predictions(
 
     Nothing is written for a task without predictions.
     """
-    columns = task.predictions(outputs)
+    columns = task.predictions(outputs, split.gold)
     if not columns:
         return
     table: dict[str, list] = {"row": [int(row) + 1 for row in split.rows]}

@@ -114,8 +114,9 @@ class Classification:
         """Those of `kbert.evaluation_tables`; none without labels."""
         return classes_tables(metrics) if metrics else []
 
-    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    def predictions(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, list[str]]:
         """The predicted class and a column p_CLASS for each class, nine digits."""
+        del gold
         columns = {"prediction": [self.labels[index] for index in outputs["label_index"]]}
         for index, label in enumerate(self.labels):
             columns[f"p_{label}"] = [f"{value:.9g}" for value in outputs["probabilities"][:, index]]

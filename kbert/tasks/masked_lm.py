@@ -120,9 +120,9 @@ class MaskedLM:
         """One of all figures."""
         return [Table("masked words", tuple(metrics), [tuple(metrics.values())])]
 
-    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    def predictions(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, list[str]]:
         """None: the answer to a text without [MASK] is no prediction."""
-        del outputs
+        del outputs, gold
         return {}
 
     def signatures(self, model: keras.Model) -> dict[str, Signature]:

@@ -272,8 +272,13 @@ class Task(Protocol):
         """What `score` found, with what was added to it, for the terminal."""
         ...
 
-    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        """Columns of predictions.csv; {} where a task writes none."""
+    def predictions(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, list[str]]:
+        """Columns of predictions.csv; {} where a task writes none.
+
+        Args:
+            outputs: As in `score`.
+            gold: What the rows should be answered, to stand beside it.
+        """
         ...
 
     def signatures(self, model: keras.Model) -> dict[str, Signature]:

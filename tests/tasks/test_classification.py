@@ -82,7 +82,7 @@ def test_predictions_have_nine_digits(make) -> None:
         "label_index": np.array([1], np.int32),
         "probabilities": np.array([[0.1, 0.9]], np.float32),
     }
-    columns = task.predictions(outputs)
+    columns = task.predictions(outputs, Gold(None, lambda columns: {}))
     assert columns == {"prediction": ["yes"], "p_no": ["0.100000001"], "p_yes": ["0.899999976"]}
 
 
