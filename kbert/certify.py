@@ -135,7 +135,7 @@ def _huggingface(
         # beside the export, where there is room for the weights
         with tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as checkpoint:
             save_checkpoint(
-                model,
+                reference.part_of(model),
                 checkpoint,
                 tokenizer=task.tokenizer,
                 labels=task.labels or None,
@@ -155,6 +155,9 @@ def _huggingface(
         return None, str(error), {}
     except ProcessError as error:
         raise ExportError(f"{reference.architecture} does not answer: {error}") from None
+    for texts, windows in zip(zip(*segments, strict=True), rows, strict=True):
+        for window in windows:
+            window["texts"] = np.array(texts, object)
     ids = {
         ours: [np.concatenate([window[theirs] for window in row]).tolist() for row in rows]
         for ours, theirs in HUGGINGFACE_IDS.items()

@@ -438,7 +438,7 @@ def _save_for_huggingface(model: keras.Model, task: Any, folder: Path) -> None:
             "export.huggingface: transformers has no model of this task; leave it out."
         )
     save_checkpoint(
-        model,
+        reference.part_of(model),
         folder,
         tokenizer=task.tokenizer,
         labels=task.labels or None,

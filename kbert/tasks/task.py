@@ -85,13 +85,22 @@ class Reference:
     """What serving_default should give, some or all outputs by name, each (texts, ...), from what
     the model gives for each window of each text (one window without a stride): its outputs by
     HuggingFace's names, without the axis of the batch and unpadded (logits of BertForMaskedLM at
-    the masks only), input_ids, token_type_ids, and offset_mapping (length, 2) in characters."""
+    the masks only), input_ids, token_type_ids, offset_mapping (length, 2) in characters, and
+    texts, the one or two strings that it was given."""
     problem_type: ProblemType | None = None
     """What the logits of BertForSequenceClassification mean; None for other architectures."""
     truncation: Truncation = "longest_first"
     """Where texts that are too long are cut; with a stride it is the only, or the second, text."""
     stride: int | None = None
     """Word pieces that windows share; None where texts are truncated."""
+    output: str | None = None
+    """The one output of ours that it has, where we have several; None where it has all."""
+
+    def part_of(self, model: keras.Model) -> keras.Model:
+        """What of our model it has."""
+        if self.output is None:
+            return model
+        return keras.Model(model.input, model.output[self.output], name=model.name)
 
 
 @dataclass(frozen=True)
