@@ -34,6 +34,7 @@ class BertWindowPacker(keras.layers.Layer):
     Args:
         max_length: The most tokens of a row, special tokens included.
         stride: How many tokens a row shares with the one before it.
+        max_windows: The most rows of a text, whose end is cut off; None for any number.
         cls_token_id, sep_token_id, pad_token_id: See `WordPieceTokenizer`.
 
     Raises:
@@ -45,6 +46,7 @@ class BertWindowPacker(keras.layers.Layer):
         *,
         max_length: int,
         stride: int,
+        max_windows: int | None = None,
         cls_token_id: int,
         sep_token_id: int,
         pad_token_id: int,
@@ -55,6 +57,7 @@ class BertWindowPacker(keras.layers.Layer):
             raise InputError(f"stride must not be negative. Received: {stride}")
         self.max_length = max_length
         self.stride = stride
+        self.max_windows = max_windows
         self._room(num_texts=1)
         self.cls_token_id = cls_token_id
         self.sep_token_id = sep_token_id
@@ -77,17 +80,8 @@ class BertWindowPacker(keras.layers.Layer):
             InputError: If two texts have no room for one more token than stride.
         """
         check_segments(segments)
-        room = self._room(len(segments))
-        lengths = [tf.cast(segment.row_lengths(), tf.int32) for segment in segments]
-        if len(segments) == 2:
-            is_too_long = tf.add_n(lengths) > room
-            shortened = tf.minimum(lengths[0], room - self.stride - 1)
-            lengths[0] = tf.where(is_too_long, shortened, lengths[0])
-        window_lengths = room - sum(lengths[:-1], tf.zeros_like(lengths[-1]))
-        rows, starts = _place_windows(lengths[-1], window_lengths, self.stride)
-
-        lengths = [tf.gather(length, rows) for length in lengths]
-        lengths[-1] = tf.minimum(lengths[-1] - starts, tf.gather(window_lengths, rows))
+        row_lengths = [tf.cast(segment.row_lengths(), tf.int32) for segment in segments]
+        rows, starts, lengths = self.place(row_lengths)
         firsts = [tf.gather(tf.cast(text.row_starts(), tf.int32), rows) for text in segments]
         firsts[-1] += starts
         packed = pack_rows(
@@ -100,6 +94,30 @@ class BertWindowPacker(keras.layers.Layer):
         )
         return packed | {"rows": rows, "starts": starts}
 
+    def place(self, lengths: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Where windows stand in texts of these lengths.
+
+        Args:
+            lengths: Number of tokens of each text, int32 (batch,); one or two tensors.
+
+        Returns:
+            rows and starts as of `call`; and how many tokens of each text a window holds, int32
+            (windows,), special tokens left out.
+
+        Raises:
+            InputError: As `call`.
+        """
+        room, lengths = self._room(len(lengths)), list(lengths)
+        if len(lengths) == 2:
+            is_too_long = tf.add_n(lengths) > room
+            shortened = tf.minimum(lengths[0], room - self.stride - 1)
+            lengths[0] = tf.where(is_too_long, shortened, lengths[0])
+        window_lengths = room - sum(lengths[:-1], tf.zeros_like(lengths[-1]))
+        rows, starts = _place_windows(lengths[-1], window_lengths, self.stride, self.max_windows)
+        held = [tf.gather(length, rows) for length in lengths]
+        held[-1] = tf.minimum(held[-1] - starts, tf.gather(window_lengths, rows))
+        return rows, starts, held
+
     def compute_output_spec(self, segments: Sequence[keras.KerasTensor]) -> dict[str, Any]:
         names = ("token_ids", "segment_ids", "padding_mask")
         packed = {name: keras.KerasTensor((None, None), dtype="int32") for name in names}
@@ -111,6 +129,7 @@ class BertWindowPacker(keras.layers.Layer):
             **super().get_config(),
             "max_length": self.max_length,
             "stride": self.stride,
+            "max_windows": self.max_windows,
             "cls_token_id": self.cls_token_id,
             "sep_token_id": self.sep_token_id,
             "pad_token_id": self.pad_token_id,
@@ -127,13 +146,15 @@ class BertWindowPacker(keras.layers.Layer):
 
 
 def _place_windows(
-    lengths: tf.Tensor, window_lengths: tf.Tensor, stride: int
+    lengths: tf.Tensor, window_lengths: tf.Tensor, stride: int, most: int | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the row and the start of each window, (windows,), for lengths of (batch,)."""
     # A text that fits needs no step, and its window may be no longer than stride.
     steps = tf.maximum(window_lengths - stride, 1)
     rest = tf.maximum(lengths - window_lengths, 0)
     counts = 1 + (rest + steps - 1) // steps
+    if most is not None:
+        counts = tf.minimum(counts, most)
     splits = tf.concat([[0], tf.cumsum(counts)], 0)
     rows = row_numbers(splits)
     numbers = tf.range(tf.size(rows)) - tf.gather(splits, rows)

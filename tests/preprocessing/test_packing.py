@@ -1,5 +1,6 @@
 """BertPacker and BertWindowPacker: by hand, then identity with HuggingFace."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tokenizer_reference import (
@@ -161,6 +162,19 @@ def test_windows_as_huggingface(tokenizers, max_length, stride, num_texts):
     texts = [pair[:num_texts] for pair in pairs_of_all_lengths(12, seed=stride)]
     packed = pack(ours, packer, texts)
     assert not differing_windows(theirs, packed, texts, max_length=max_length, stride=stride)
+
+
+def test_the_end_of_a_text_with_too_many_windows_is_cut_off():
+    segments = (tf.ragged.constant([[5, 6, 7, 8, 9, 10], [11]], dtype=tf.int32),)
+    whole = BertWindowPacker(max_length=4, stride=1, **SPECIAL)(segments)
+    packer = BertWindowPacker(max_length=4, stride=1, max_windows=2, **SPECIAL)
+    cut = packer(segments)
+    assert whole["rows"].numpy().tolist() == [0, 0, 0, 0, 0, 1]
+    assert cut["rows"].numpy().tolist() == [0, 0, 1]
+    kept = [0, 1, 5]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(cut[name], values.numpy()[kept])
+    assert BertWindowPacker.from_config(packer.get_config()).get_config() == packer.get_config()
 
 
 def test_windows_refuse_what_cannot_be_packed():
