@@ -155,6 +155,7 @@ def _huggingface(
         return None, str(error), {}
     except ProcessError as error:
         raise ExportError(f"{reference.architecture} does not answer: {error}") from None
+    rows = [windows[: reference.max_windows] for windows in rows]
     for texts, windows in zip(zip(*segments, strict=True), rows, strict=True):
         for window in windows:
             window["texts"] = np.array(texts, object)

@@ -41,20 +41,45 @@ def main(
     arrays = {"torch": torch.__version__, "transformers": transformers.__version__}
     # one by one, so without padding: the reference for all that padding must not change
     for row, texts in enumerate(zip(*segments, strict=True)):
-        # in lists of one: outside a list an empty second text would count as none
-        encoded = tokenizer(
-            *([text] for text in texts),
-            truncation=truncation,
-            max_length=int(max_length),
-            return_offsets_mapping=True,
-            **({"stride": int(stride), "return_overflowing_tokens": True} if stride else {}),
-        )
-        encoded.pop("overflow_to_sample_mapping", None)
+        encoded = _encode(tokenizer, texts, truncation, int(max_length), int(stride or -1))
         for window in range(len(encoded["input_ids"])):
             given = {name: torch.tensor([rows[window]]) for name, rows in encoded.items()}
             found = _answer(model, architecture, given, tokenizer.mask_token_id)
             arrays |= {f"{row}/{window}/{name}": found[name][0].numpy() for name in found}
     np.savez(outputs_file, **arrays)
+
+
+def _encode(tokenizer, texts, truncation: str, max_length: int, stride: int) -> dict:
+    """Lists of a text's windows, one if stride is below 0, by the names that a model knows."""
+    options = {"max_length": max_length, "return_offsets_mapping": True}
+    if stride < 0:  # in lists of one: outside a list an empty second text would count as none
+        return tokenizer(*([text] for text in texts), truncation=truncation, **options)
+    options |= {"stride": stride, "return_overflowing_tokens": True}
+    plain = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    room = max_length - len(texts) - 1
+    left = room - stride - 1  # for a first text, where a second one needs windows
+    if len(texts) > 1 and sum(map(len, plain)) > room and len(plain[0]) > left:
+        return _cut_first(tokenizer, texts, left, options)
+    encoded = tokenizer(*([text] for text in texts), truncation=truncation, **options)
+    del encoded["overflow_to_sample_mapping"]
+    return encoded
+
+
+def _cut_first(tokenizer, texts, left: int, options: dict) -> dict:
+    """Windows of the second text after the first `left` tokens of the first one.
+
+    transformers has an error for a first text that is too long.
+    """
+    first = tokenizer([texts[0]], truncation=True, **{**options, "max_length": left + 2, "stride": 0})
+    chunk = options["stride"] + 3  # [CLS], as many tokens as there is room for, [SEP]
+    second = tokenizer([texts[1]], truncation=True, **{**options, "max_length": chunk})
+    windows = second["input_ids"]
+    joined = {
+        name: [first[name][0] + window[1:] for window in second[name]]
+        for name in ("input_ids", "attention_mask", "offset_mapping")
+    }
+    types = [[0] * (left + 2) + [1] * (len(window) - 1) for window in windows]
+    return {**joined, "token_type_ids": types}
 
 
 def _answer(model, architecture: str, given: dict, mask_token_id: int) -> dict:

@@ -93,6 +93,8 @@ class Reference:
     """Where texts that are too long are cut; with a stride it is the only, or the second, text."""
     stride: int | None = None
     """Word pieces that windows share; None where texts are truncated."""
+    max_windows: int | None = None
+    """How many windows of a text are looked at; None for all."""
     output: str | None = None
     """The one output of ours that it has, where we have several; None where it has all."""
 
