@@ -13,6 +13,7 @@ from keras import ops
 from kbert.config import EncoderConfig
 from kbert.encoder import Dropout, activation_function
 from kbert.errors import InputError
+from kbert.window_pooling import Pooling, WindowPooling
 
 HEADS = (
     "encoder",
@@ -69,6 +70,7 @@ def sequence_classifier(
     config: EncoderConfig,
     *,
     num_labels: int,
+    window_pooling: Pooling | None = None,
     dtype: str | keras.DTypePolicy = "float32",
 ) -> keras.Model:
     """Classes, or numbers, of whole texts: pooled [CLS] state -> dropout -> dense.
@@ -77,14 +79,21 @@ def sequence_classifier(
         encoder: Functional encoder of `kbert.encoder`.
         config: Its sizes and constants.
         num_labels: Classes; 1 for a regression.
+        window_pooling: For texts in windows: how their logits become one; None where each row is
+            a text.
         dtype: Keras' dtype policy of what comes before the logits.
 
     Returns:
-        A model of the encoder's inputs to logits (batch, labels).
+        A model of the encoder's inputs to logits (batch, labels). With windows the encoder's
+        inputs are (windows, length), and `rows`, int32 (windows,), says which text each is of.
     """
     pooled = _classifier_dropout(config, dtype)(_outputs(encoder)["pooled_output"])
     logits = _dense(config, num_labels, "classifier")(pooled)
-    return keras.Model(encoder.input, logits, name="sequence_classifier")
+    if window_pooling is None:
+        return keras.Model(encoder.input, logits, name="sequence_classifier")
+    rows = keras.Input((), dtype="int32", name="rows")
+    logits = WindowPooling(window_pooling, dtype="float32", name="window_pooling")(logits, rows)
+    return keras.Model({**encoder.input, "rows": rows}, logits, name="sequence_classifier")
 
 
 def token_classifier(
