@@ -18,6 +18,8 @@ METHOD = (
     f"[PAD] ({STEPS} steps)"
 )
 """What `explain` does, for people."""
+OF_WINDOWS = "; of a text in several windows, the one with the largest logit alone"
+"""What it does besides, where texts are cut into windows."""
 PIECES_A_CALL = 2048  # word pieces, of all points together, that are computed at a time
 DIGITS = 4  # of a score
 
@@ -124,13 +126,17 @@ def explain(
     Returns:
         For each row and each of its columns, the parts that the text consists of, with their
         scores of four digits. A part is a word, all its word pieces together, or what stands
-        between words; that has the score 0, as has what was cut off for being too long.
+        between words; that has the score 0, as has what was cut off for being too long. Of a text
+        in windows that is all but the window with the largest logit of the class.
     """
     if not texts:
         return []
     segments = _segments(texts)
     tokens = [task.tokenizer.tokenize_with_offsets(tf.constant(segment)) for segment in segments]
     inputs = _batch(task, [ids for ids, _, _ in tokens])
+    if "rows" in inputs:
+        inputs = _most_telling(model, inputs, class_index)
+    starts_of_last = inputs.get("starts", np.zeros(len(texts), np.int32))
     places = _places(inputs)
     baseline_ids = inputs["token_ids"].copy()
     for row, slices in enumerate(places):
@@ -142,8 +148,9 @@ def explain(
     explained = []
     for row, columns in enumerate(texts):
         words = []
-        for offsets, place in zip(tokens, places[row], strict=True):
-            ids, starts, ends = (part[row].numpy().tolist() for part in offsets)
+        for number, (offsets, place) in enumerate(zip(tokens, places[row], strict=True)):
+            first = starts_of_last[row] if number == len(tokens) - 1 else 0
+            ids, starts, ends = (part[row].numpy().tolist()[first:] for part in offsets)
             pieces = [task.tokenizer.vocabulary[piece] for piece in ids]
             kept = scores[row, place].tolist()  # of fewer pieces, where the text was cut
             words.append(_words(zip(pieces, starts, ends, kept, strict=False)))
@@ -163,11 +170,14 @@ def attentions(
 
     Returns:
         The word pieces as the vocabulary spells them, with [CLS] and [SEP]; and for each layer the
-        attention, float32 (heads, length, length), whose rows (from a piece) sum to one.
+        attention, float32 (heads, length, length), whose rows (from a piece) sum to one. Of a text
+        in windows those of the first one.
     """
+    encoder = model.get_layer("encoder")
     inputs = _batch(task, task.encode([tf.constant([column]) for column in text]))
-    scores = attention_encoder(model.get_layer("encoder"))(inputs)["attention_scores"]
-    pieces = [task.tokenizer.vocabulary[piece] for piece in inputs["token_ids"][0]]
+    first = {name: inputs[name][:1] for name in encoder.input}
+    scores = attention_encoder(encoder)(first)["attention_scores"]
+    pieces = [task.tokenizer.vocabulary[piece] for piece in first["token_ids"][0]]
     return pieces, [tf.cast(layer[0], tf.float32).numpy() for layer in scores]
 
 
@@ -202,6 +212,25 @@ def _segments(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
 def _batch(task: Task, segments: list[tf.RaggedTensor]) -> dict[str, np.ndarray]:
     """The encoder's inputs, int32 (rows, length)."""
     return {name: tensor.numpy() for name, tensor in task.packer(segments).items()}
+
+
+def _most_telling(
+    model: keras.Model, inputs: dict[str, np.ndarray], class_index: Sequence[int] | np.ndarray
+) -> dict[str, np.ndarray]:
+    """Of each text the window with the largest logit of its class."""
+    embed = model.get_layer("encoder").get_layer("token_embedding")
+    chosen = []
+    for row, index in enumerate(class_index):
+        windows = np.flatnonzero(inputs["rows"] == row)
+        if len(windows) > 1:
+            ids, segment_ids, mask = (
+                tf.constant(inputs[name][windows])
+                for name in ("token_ids", "segment_ids", "padding_mask")
+            )
+            logits = logits_of_embeddings(model, embed(ids), segment_ids, mask)[:, index]
+            windows = windows[np.argmax(logits)[None]]
+        chosen.append(windows[0])
+    return {name: values[chosen] for name, values in inputs.items()}
 
 
 def _places(inputs: dict[str, np.ndarray]) -> list[list[slice]]:
