@@ -2,8 +2,8 @@
 
     logits of windows -> span_candidates -> best_answers -> text, score, characters of each row
 
-The rules are those of transformers' `pipeline("question-answering")`, which answers with whole words
-and lets spans that read the same add up. All of it is core TensorFlow, for the served graph.
+The rules are those of transformers' `pipeline("question-answering")`, which answers with whole
+words and lets spans that read the same add up. All of it is core TensorFlow, for the served graph.
 """
 
 from __future__ import annotations
@@ -112,22 +112,16 @@ def span_candidates(
     return Candidates(scores, tf.where(scores < 0, 0, firsts), tf.where(scores < 0, 0, lasts))
 
 
-def best_answers(
-    contexts: tf.Tensor,
-    piece_starts: tf.RaggedTensor,
-    piece_ends: tf.RaggedTensor,
-    rows: tf.Tensor,
-    candidates: Candidates,
-) -> dict[str, tf.Tensor]:
+def best_answers(packed: Mapping[str, tf.Tensor], candidates: Candidates) -> dict[str, tf.Tensor]:
     """The answer of each row from the candidates of its windows.
 
     The scores of candidates that are the same text, lower-cased, add up; the text of the largest
     sum is the answer, and stands where the first candidate of that text does.
 
     Args:
-        contexts: string (batch,).
-        piece_starts, piece_ends: Characters of each piece of a context, int32 (batch, pieces).
-        rows: The row of each window, int32 (windows,), ascending.
+        packed: The `rows` of `BertWindowPacker`; `characters`, int32 (batch, most characters), the
+            code points of the contexts; `piece_starts` and `piece_ends`, int32 (batch, most
+            pieces), the first character of each piece and the one after its last.
         candidates: Of each window.
 
     Returns:
@@ -135,16 +129,13 @@ def best_answers(
         characters from start up to end. Where a context has no pieces, "", 0, -1 and -1.
     """
     found = tf.where(candidates.scores >= 0)  # (spans, 2), best first within a window
-    rows = tf.gather(rows, found[:, 0])
+    rows = tf.gather(packed["rows"], found[:, 0])
     scores, firsts, lasts = (tf.gather_nd(values, found) for values in candidates)
-    row_starts = tf.gather(tf.cast(piece_starts.row_starts(), tf.int32), rows)
-    starts = tf.gather(piece_starts.values, row_starts + firsts)
-    ends = tf.gather(piece_ends.values, row_starts + lasts)
-    texts = tf.strings.substr(
-        tf.gather(_valid_utf8(contexts), rows), starts, ends - starts, unit="UTF8_CHAR"
-    )
+    starts = tf.gather_nd(packed["piece_starts"], tf.stack([rows, firsts], axis=1))
+    ends = tf.gather_nd(packed["piece_ends"], tf.stack([rows, lasts], axis=1))
+    texts = _texts(packed["characters"], rows, starts, ends)
     sums = _sums_of_texts(rows, texts, scores)
-    size = tf.size(contexts)
+    size = tf.shape(packed["characters"])[0]
     best = tf.math.unsorted_segment_max(sums, rows, size)  # (batch,), below 0 where there is none
     is_best = tf.where(sums == tf.gather(best, rows))[:, 0]
     chosen = tf.math.unsorted_segment_min(is_best, tf.gather(rows, is_best), size)
@@ -155,11 +146,6 @@ def best_answers(
         "start": tf.gather(tf.concat([starts, [NOWHERE]], 0), chosen),
         "end": tf.gather(tf.concat([ends, [NOWHERE]], 0), chosen),
     }
-
-
-def _valid_utf8(texts: tf.Tensor) -> tf.Tensor:
-    """Texts whose characters are those that the tokenizer counts, string (batch,)."""
-    return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
 
 def _context_places(packed: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -188,16 +174,24 @@ def _best_spans(
 
 
 def _nearest_before(mask: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """The last true position up to each of some, int32 (windows, n), of a mask (windows, length)."""
+    """For each position, (windows, n), the last that is true up to it, of a mask over windows."""
     places = tf.where(mask, tf.range(tf.shape(mask)[1]), 0)[:, tf.newaxis, :]
     return tf.reduce_max(tf.where(places <= positions[:, :, tf.newaxis], places, 0), axis=2)
 
 
 def _nearest_after(mask: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """The first true position from each of some on; shapes as in `_nearest_before`."""
+    """For each position, (windows, n), the first that is true from it on."""
     length = tf.shape(mask)[1]
     places = tf.where(mask, tf.range(length), length)[:, tf.newaxis, :]
     return tf.reduce_min(tf.where(places >= positions[:, :, tf.newaxis], places, length), axis=2)
+
+
+def _texts(characters: tf.Tensor, rows: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+    """The characters of spans, string (spans,), of rows' characters (batch, most characters)."""
+    before = rows * tf.shape(characters)[1]
+    places = tf.ragged.range(before + starts, before + ends)
+    codes = tf.gather(tf.reshape(characters, [-1]), places.values)
+    return tf.strings.unicode_encode(places.with_values(codes), "UTF-8")
 
 
 def _sums_of_texts(rows: tf.Tensor, texts: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,8 @@ MODEL = {
     *GROUND,
 }
 TASKS = {
+    "answer_scores",
+    "answer_spans",
     "calibration",
     "config",
     "encoder",
@@ -39,6 +41,8 @@ TASKS = {
 }
 LEVELS = {
     "errors": set(),
+    "answer_scores": set(),
+    "answer_spans": set(),
     "whole_files": set(),
     "config": GROUND,
     "data": {"config", *GROUND},
