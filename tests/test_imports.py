@@ -56,6 +56,7 @@ LEVELS = {
     "assets": {"assets"},
     "tokenizer_files": GROUND,
     "preprocessing": PREPROCESSING,
+    "vocabulary": PREPROCESSING,
     "encoder": {"config", *GROUND},
     "window_pooling": GROUND,
     "heads": {"config", "encoder", "window_pooling", *GROUND},
