@@ -61,6 +61,8 @@ LEVELS = {
     "window_pooling": GROUND,
     "heads": {"config", "encoder", "window_pooling", *GROUND},
     "losses": set(),
+    "pooling": set(),
+    "sentence_transformers": {"pooling", *GROUND},
     "load_report": set(),
     "huggingface": {"config", "checkpoint_files", "load_report", *GROUND},
     "loading": MODEL,

@@ -1,0 +1,122 @@
+"""How a checkpoint makes one vector of a text, in the files of sentence-transformers.
+
+`modules.json` lists what comes after the encoder: a pooling, whose folder holds a config.json, and
+perhaps a normalisation. Files of all of its versions are read; those that are written, all read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbert.errors import InputError
+from kbert.pooling import POOLINGS, PoolingName
+
+MODULES = "modules.json"
+LENGTH = "sentence_bert_config.json"
+# since its version 6 a config.json says pooling_mode, before it had a key for each pooling
+OLD_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+ADVICE = "choose --task.pooling and --task.normalize yourself"
+
+
+@dataclass(frozen=True)
+class SentenceVectors:
+    """What becomes of the states of a text's tokens."""
+
+    pooling: PoolingName = "mean"
+    normalize: bool = False
+    """Whether the pooled vector is divided by its length."""
+
+
+def read_sentence_vectors(folder: Path) -> SentenceVectors | None:
+    """What the files of a checkpoint folder say; None where it has no modules.json.
+
+    Raises:
+        InputError: a file cannot be read, or it asks for what is not done here.
+    """
+    if not (folder / MODULES).exists():
+        return None
+    modules = _read(folder / MODULES, list)
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
+    if kinds not in (
+        ["Transformer", "Pooling"],
+        ["Transformer", "Pooling", "Normalize"],
+    ):
+        raise InputError(
+            f"{folder / MODULES}: {', '.join(kinds)} is no encoder, pooling and normalisation; "
+            f"{ADVICE}."
+        )
+    path = folder / str(modules[1].get("path")) / "config.json"
+    return SentenceVectors(_pooling(path), normalize="Normalize" in kinds)
+
+
+def sentence_transformers_files(
+    vectors: SentenceVectors, *, hidden_dim: int, max_length: int
+) -> dict[str, str]:
+    """What to write beside a checkpoint of BertModel so that SentenceTransformer opens it.
+
+    Args:
+        vectors: What becomes of the encoder's states.
+        hidden_dim: Width of the encoder.
+        max_length: Longest text in word pieces, [CLS] and [SEP] included.
+
+    Returns:
+        Content of each file by its path in the folder.
+    """
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if vectors.normalize:
+        modules.append(("2_Normalize", "Normalize"))
+    pooling = {"word_embedding_dimension": hidden_dim}
+    pooling |= {key: vectors.pooling == name for key, name in OLD_KEYS.items()}
+    contents: dict[str, Any] = {
+        MODULES: [
+            {
+                "idx": index,
+                "name": str(index),
+                "path": path,
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for index, (path, kind) in enumerate(modules)
+        ],
+        "1_Pooling/config.json": pooling,
+        LENGTH: {"max_seq_length": max_length, "do_lower_case": False},
+    }
+    return {path: json.dumps(content, indent=2) + "\n" for path, content in contents.items()}
+
+
+def _pooling(path: Path) -> PoolingName:
+    content = _read(path, dict)
+    chosen = content.get("pooling_mode")
+    if chosen is None:
+        chosen = [name for key, name in OLD_KEYS.items() if content.get(key)] or ["mean"]
+    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    if len(names) != 1 or names[0] not in POOLINGS:
+        raise InputError(
+            f"{path}: pools by {' and '.join(map(str, names))}, which is none of "
+            f"{', '.join(POOLINGS)}; {ADVICE}."
+        )
+    return names[0]
+
+
+def _read(path: Path, kind: type) -> Any:
+    """The content of a JSON file: a dictionary, or a list of them."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {ADVICE}.") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({' '.join(str(error).split())}).") from None
+    items = content if isinstance(content, list) else [content]
+    if not isinstance(content, kind) or not all(isinstance(item, Mapping) for item in items):
+        raise InputError(f"{path}: not a file of sentence-transformers; {ADVICE}.")
+    return content
