@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -47,7 +47,7 @@ class MacroF1(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
         """Count a batch: one-hot labels and logits or probabilities, (batch, classes)."""
         y_true = ops.cast(y_true, self.dtype)
-        guess = ops.one_hot(ops.argmax(y_pred, axis=-1), self.num_classes, dtype=self.dtype)
+        guess = ops.cast(self.guesses(y_pred), self.dtype)
         if sample_weight is not None:
             weight = ops.reshape(ops.cast(sample_weight, self.dtype), (-1, 1))
             y_true, guess = y_true * weight, guess * weight
@@ -55,6 +55,10 @@ class MacroF1(keras.metrics.Metric):
         self.right.assign_add(ops.sum(y_true * hit, axis=0))
         self.labelled.assign_add(ops.sum(y_true, axis=0))
         self.predicted.assign_add(ops.sum(guess, axis=0))
+
+    def guesses(self, y_pred):
+        """1 for the class that is predicted, (batch, classes)."""
+        return ops.one_hot(ops.argmax(y_pred, axis=-1), self.num_classes)
 
     def result(self):
         """The mean F1, 0 before any row."""
@@ -64,6 +68,81 @@ class MacroF1(keras.metrics.Metric):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "num_classes": self.num_classes}
+
+
+@keras.saving.register_keras_serializable(package="kbert")
+class MultiLabelF1(MacroF1):
+    """F1 of any number of classes a row: a class is predicted where its logit is over 0.
+
+    Args:
+        num_classes: Number of classes.
+        average: "macro": the mean over the classes that have been seen; "micro": of all decisions.
+        name: Name of the metric, by default f1_macro or f1_micro.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        average: Literal["macro", "micro"] = "micro",
+        name: str | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(num_classes, name=name or f"f1_{average}", **kwargs)
+        self.average = average
+
+    def guesses(self, y_pred):
+        """1 for each class that is predicted, (batch, classes)."""
+        return ops.convert_to_tensor(y_pred) > 0
+
+    def result(self):
+        """The F1, 0 before any row."""
+        if self.average == "macro":
+            return super().result()
+        total = ops.sum(self.labelled + self.predicted)
+        return ops.divide_no_nan(2 * ops.sum(self.right), total)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "average": self.average}
+
+
+@keras.saving.register_keras_serializable(package="kbert")
+class Pearson(keras.metrics.Metric):
+    """Pearson's correlation of labels and predictions, over all rows so far.
+
+    keras.metrics.PearsonCorrelation is a mean over rows, of the correlation within each. This one
+    is of sums, in float64: it is the difference of two that are nearly the same.
+
+    Args:
+        name: Name of the metric.
+
+    Example:
+
+    ```python
+    metric = Pearson()
+    metric.update_state([[1.0], [2.0], [4.0]], [[3.0], [5.0], [9.0]])
+    metric.result()  # 1.0
+    ```
+    """
+
+    def __init__(self, *, name: str = "pearson", dtype: str = "float64", **kwargs) -> None:
+        super().__init__(name=name, dtype=dtype, **kwargs)
+        self.sums = self.add_variable((6,), "zeros", dtype=self.dtype, name="sums")
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Add a batch: labels and predictions of the same shape; weights do not count."""
+        del sample_weight
+        ours = ops.reshape(ops.cast(y_pred, self.dtype), (-1,))
+        theirs = ops.reshape(ops.cast(y_true, self.dtype), (-1,))
+        parts = (ops.ones_like(ours), ours, theirs, ours * ours, theirs * theirs, ours * theirs)
+        self.sums.assign_add(ops.stack([ops.sum(part) for part in parts]))
+
+    def result(self):
+        """The correlation; 0 where labels or predictions are all the same."""
+        rows, ours, theirs, our_squares, their_squares, products = ops.unstack(self.sums)
+        shared = rows * products - ours * theirs
+        spread = (rows * our_squares - ours * ours) * (rows * their_squares - theirs * theirs)
+        return ops.divide_no_nan(shared, ops.sqrt(ops.maximum(spread, 0)))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ LEVELS = {
     "scope": set(),
     "label_errors": set(),
     "metrics": {"calibration", "config", *GROUND},
+    "multi_label": set(),
+    "regression": set(),
     "assets": {"assets"},
     "tokenizer_files": GROUND,
     "preprocessing": PREPROCESSING,

@@ -16,6 +16,8 @@ from sklearn import metrics as sklearn_metrics
 from kbert import metrics
 from kbert.metrics import (
     MacroF1,
+    MultiLabelF1,
+    Pearson,
     classes_report,
     classification_figures,
     cross_entropy,
@@ -61,6 +63,43 @@ def test_cross_entropy() -> None:
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     expected = -np.log(probabilities[np.arange(3), labels]).mean()
     assert cross_entropy(logits, labels) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=20))
+def test_multi_label_f1_over_batches(rows: list[list[bool]]) -> None:
+    labels, logits = np.split(np.array(rows, np.float32), 2, axis=1)
+    logits = np.where(logits > 0, 0.1, -0.1)
+    seen = np.flatnonzero(labels.any(axis=0) | (logits > 0).any(axis=0))
+    for average, classes in (("micro", [0, 1, 2]), ("macro", seen)):
+        metric = MultiLabelF1(3, average=average)
+        assert metric.name == f"f1_{average}"
+        for part in np.array_split(np.arange(len(rows)), 3):
+            if len(part):
+                metric.update_state(labels[part], logits[part])
+        expected = 0.0
+        if len(classes):
+            expected = sklearn_metrics.f1_score(
+                labels, logits > 0, labels=classes, average=average, zero_division=0
+            )
+        assert float(metric.result()) == pytest.approx(expected, abs=1e-6)
+        copy = MultiLabelF1.from_config(metric.get_config())
+        assert (copy.num_classes, copy.average) == (3, average)
+
+
+def test_pearson_over_batches() -> None:
+    generator = np.random.default_rng(0)
+    # a mean that is large beside the deviation takes the digits of sums
+    labels = 1e4 + generator.normal(size=(50, 1)).astype(np.float32)
+    predictions = labels + generator.normal(size=(50, 1)).astype(np.float32)
+    metric = Pearson()
+    assert float(metric.result()) == 0
+    for part in np.array_split(np.arange(50), 7):
+        metric.update_state(labels[part], predictions[part])
+    expected = np.corrcoef(labels[:, 0].astype(float), predictions[:, 0].astype(float))[0, 1]
+    assert float(metric.result()) == pytest.approx(expected, abs=1e-6)
+    metric.reset_state()
+    metric.update_state([[2.0], [2.0]], [[1.0], [3.0]])
+    assert float(metric.result()) == 0
 
 
 @given(ROWS)
