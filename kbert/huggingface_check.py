@@ -70,7 +70,9 @@ def _cut_first(tokenizer, texts, left: int, options: dict) -> dict:
 
     transformers has an error for a first text that is too long.
     """
-    first = tokenizer([texts[0]], truncation=True, **{**options, "max_length": left + 2, "stride": 0})
+    first = tokenizer(
+        [texts[0]], truncation=True, **{**options, "max_length": left + 2, "stride": 0}
+    )
     chunk = options["stride"] + 3  # [CLS], as many tokens as there is room for, [SEP]
     second = tokenizer([texts[1]], truncation=True, **{**options, "max_length": chunk})
     windows = second["input_ids"]

@@ -70,7 +70,6 @@ LEVELS = {
     "loading": MODEL,
     "saving": {"tokenizer_files", *MODEL},
     "tasks.task": {"config", "data", "preprocessing", *GROUND},
-    "vocabulary": {"preprocessing", "tokenizer_files", *GROUND},
     "learned": {"batches", "config", "data", "tasks.task", "vocabulary", *GROUND},
     "tasks": TASKS,
     "batches": {"data", "preprocessing", "tasks.task", *GROUND},
