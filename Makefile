@@ -1,4 +1,4 @@
-# make demo | test | lint | look | fidelity | serve-check | serve-fuzz | bench-quality |
+# make demo | test | lint | look | tasks | fidelity | serve-check | serve-fuzz | bench-quality |
 # bench-search | bench-tokenizer | bench-monitoring | bench-serving | bench-batching | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
@@ -11,7 +11,7 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test lint look fidelity serve-check serve-fuzz clean
+.PHONY: demo test lint look tasks fidelity serve-check serve-fuzz clean
 .PHONY: bench-quality bench-search bench-tokenizer bench-monitoring bench-serving bench-batching
 
 demo: .venv/demo.done
@@ -28,6 +28,11 @@ lint: .venv/test.done
 # every page that a run gives a person to look at, as screenshots/*.png; about five minutes
 look: .venv/test.done .venv/demo.done
 	$(VENV)/python tests/look.py
+
+# every recipe at its real size, beside HuggingFace's Trainer: about five hours on 2 cores; it resumes
+tasks: .venv/test.done .venv/demo.done
+	$(INSTALL) -e '.[benchmarks]'
+	$(VENV)/python benchmarks/tasks
 
 # what `make test` samples, in full; at most 20 minutes on 2 cores
 fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done
