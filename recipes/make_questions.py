@@ -23,7 +23,8 @@ from demo import read_articles
 WORDS = range(8, 36)  # of a sentence that becomes a question
 ARTICLE_QUESTIONS = 4  # the most of an article
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"']? (?=[\"'A-Z£$])")
-NAME = r"[A-Z][\w'-]*[a-z](?: (?:of |de |van |von )?[A-Z][\w'-]*\w)*"
+WORD = r"(?!(?:Mr|Ms|Mrs|Dr|Sir|I|He|She|It|They|We|The|But|And)\b)[A-Z][\w-]*\w"
+NAME = rf"{WORD}(?: (?:of |de |van |von )?{WORD})*"
 # what is replaced, the first that fits at its place
 EXPRESSIONS = (
     ("who", re.compile(rf"(?<=\b(?:Mr|Ms|Dr) ){NAME}|(?<=\b(?:Mrs|Sir) ){NAME}")),
@@ -31,7 +32,7 @@ EXPRESSIONS = (
     ("how much", re.compile(r"[£$€]\d[\d,.]*\d?(?:bn|m|k|tn)?\b|\d[\d.]*%")),
     ("which year", re.compile(r"\b(?:19|20)\d\d\b")),
     ("how many", re.compile(r"\b\d[\d,]*(?:\.\d+)?\b(?= [a-z]{3})")),
-    ("what", re.compile(r"(?<=[a-z,] )[A-Z][\w-]*[a-z](?: (?:of )?[A-Z][\w-]*\w)*")),
+    ("what", re.compile(rf"(?<=[a-z,] ){NAME}")),
 )
 
 
