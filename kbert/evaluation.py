@@ -45,6 +45,7 @@ class Evaluator:
     ) -> None:
         self.model = model
         self.task = task
+        self.gold = split.gold
         self.generates = generate and task.generates
         self.batches = evaluation_batches(split, task, batch_size=batch_size)
         order = np.concatenate(length_order(split.lengths, batch_size=batch_size))
@@ -119,6 +120,12 @@ def losses_by_output(losses: Any, targets: Any, predicted: Any, weights: Any) ->
 def metric_names(task: Task) -> list[str]:
     """Names of the task's metrics, as Keras' `fit` reports them."""
     return [name for found in task.metrics().values() for name in named_metrics(by_output(found))]
+
+
+def epoch_names(task: Task) -> list[str]:
+    """Names of what is known of the validation split after each epoch, but for the loss."""
+    headline = () if task.generates else task.headline
+    return list(dict.fromkeys([*metric_names(task), *headline]))
 
 
 def named_metrics(metrics: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

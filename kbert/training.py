@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from kbert.batches import EncodedSplit, training_batches
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
-from kbert.evaluation import Evaluator, metric_names
+from kbert.evaluation import Evaluator, epoch_names
 from kbert.loading import load_checkpoint_weights, read_encoder_config
 from kbert.optimizers import EMBEDDINGS, new_optimizer
 from kbert.tasks.task import Task
@@ -83,12 +83,15 @@ class Progress:
 class Watcher(keras.callbacks.Callback):
     """A callback that is shown the outputs of every validation row, too."""
 
-    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+    def on_validation(
+        self, epoch: int, outputs: dict[str, np.ndarray], score: Mapping[str, Any]
+    ) -> None:
         """Look at them, before the `on_epoch_end` of the same epoch.
 
         Args:
             epoch: Its number, from 0.
-            outputs: As `kbert.evaluation.collect` gives them.
+            outputs: As `kbert.evaluation.collect` gives them, without what is generated.
+            score: What the task's `score` says of them; {} for a task that generates.
         """
 
 
@@ -415,20 +418,28 @@ class _Validation(keras.callbacks.Callback):
     """Measures the validation split after an epoch: its figures go into the epoch's own.
 
     One pass gives figures and outputs. Keras' own validation gives figures alone, and the outputs
-    would cost a second one.
+    would cost a second one. The headline of the task's score is among the figures, too.
     """
 
     def __init__(self, evaluator: Evaluator, callbacks: list[keras.callbacks.Callback]) -> None:
         super().__init__()
         self.evaluator = evaluator
+        self.task = evaluator.task
+        self.gold = evaluator.gold
         self.watchers = [callback for callback in callbacks if isinstance(callback, Watcher)]
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         figures, outputs = self.evaluator.validate()
+        # of a model that has diverged there is nothing to say
+        is_scored = math.isfinite(figures["loss"]) and not self.task.generates
+        score = self.task.score(outputs, self.gold) if is_scored else {}
         if logs is not None:  # the dictionary that every callback after this one is given
             logs.update({f"val_{name}": value for name, value in figures.items()})
+            for name in self.task.headline:
+                if score.get(name) is not None:
+                    logs.setdefault(f"val_{name}", score[name])
         for watcher in self.watchers:
-            watcher.on_validation(epoch, outputs)
+            watcher.on_validation(epoch, outputs, score)
 
 
 class _Saver(keras.callbacks.Callback):
@@ -464,7 +475,7 @@ def check_best_metric(task: Task, validation: EncodedSplit | None, options: Trai
     option = "train.best_metric" if options.best_metric else "train.patience"
     if validation is None:
         raise InputError(f"{option} needs a validation split: data.validation or a fraction.")
-    metrics = metric_names(task)
+    metrics = epoch_names(task)
     wanted = (options.best_metric or "loss").removeprefix("val_")
     if wanted not in ("loss", *metrics):
         raise InputError(

@@ -8,7 +8,7 @@ import html
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from kbert.calibration import reliability
 from kbert.config import as_yaml
 from kbert.data import read_rows
 from kbert.errors import NO_ROOM
-from kbert.evaluation import losses_by_output, metric_names
+from kbert.evaluation import epoch_names, losses_by_output, metric_names
 from kbert.evaluation_plots import plot_attention, plot_confusion, plot_reliability
 from kbert.experiment import Experiment
 from kbert.metrics import classification_figures
@@ -97,7 +97,8 @@ class Curves(Watcher):
     that both stand in one chart: by step `loss` and the task's metrics over the last steps, and
     at the end of each epoch those of validation; by epoch `epoch_loss` and so on. By step, too,
     learning_rate, gradient_norm (before clipping), examples and tokens a second, and the share of
-    padding among the positions of the batches.
+    padding among the positions of the batches; and for validation `score/NAME`, all numbers of
+    the task's score.
 
     Args:
         experiment: What is trained.
@@ -154,6 +155,14 @@ class Curves(Watcher):
                 file.write(scalars, step=epoch + 1)
         if measured:  # beside the training's points, on the axis of steps
             scalars = [monitor.scalar(*item) for item in measured.items()]
+            self.validation.write(scalars, step=step_of(self.model))
+
+    def on_validation(
+        self, epoch: int, outputs: dict[str, np.ndarray], score: Mapping[str, Any]
+    ) -> None:
+        numbers = {name: of for name, of in score.items() if isinstance(of, int | float)}
+        scalars = [monitor.scalar(f"score/{name}", float(of)) for name, of in numbers.items()]
+        if scalars:
             self.validation.write(scalars, step=step_of(self.model))
 
     def _sums(self) -> list[np.ndarray]:
@@ -215,7 +224,9 @@ class ClassPictures(Watcher):
         self.shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
         self.sample = sample
 
-    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+    def on_validation(
+        self, epoch: int, outputs: dict[str, np.ndarray], score: Mapping[str, Any]
+    ) -> None:
         step = step_of(self.model)
         labels, probabilities = self.split.labels, outputs["probabilities"]
         figures = classification_figures(
@@ -462,8 +473,10 @@ class Guarded(Watcher):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._do("on_train_batch_end", batch, logs)
 
-    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
-        self._do("on_validation", epoch, outputs)
+    def on_validation(
+        self, epoch: int, outputs: dict[str, np.ndarray], score: Mapping[str, Any]
+    ) -> None:
+        self._do("on_validation", epoch, outputs, score)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._do("on_epoch_end", epoch, logs)
@@ -563,7 +576,10 @@ def describe_charts(task: Task, folder: Path) -> None:
     figures = ["loss", *metric_names(task)]
     groups = {
         "Fit": [(name, [monitor.exactly(name)]) for name in figures],
-        "Epochs": [(name, [monitor.exactly(f"epoch_{name}")]) for name in figures],
+        "Epochs": [
+            (name, [monitor.exactly(f"epoch_{name}")]) for name in ["loss", *epoch_names(task)]
+        ],
+        "Score": [("all figures of the validation split", ["score/"])],
         "Optimizer": [
             ("learning rate", [monitor.exactly("learning_rate")]),
             ("gradient norm before clipping", [monitor.exactly("gradient_norm")]),

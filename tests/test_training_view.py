@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kbert import monitor
 from kbert.batches import epoch_sizes
 from kbert.config import parse
-from kbert.evaluation import collect
+from kbert.evaluation import collect, measure
 from kbert.experiment import Experiment, Materials
 from kbert.retraining import train_watched
 from kbert.training import Watcher
@@ -83,6 +83,19 @@ def test_curves_are_those_of_the_history(watched, experiment: Experiment) -> Non
         assert [step for step, _ in train[name]] == [5, 10, 15, 20]
     assert [step for step, _ in train["gradient_norm"]] == [5, 10, 15, 20]
     assert all(value > 0 for _, value in train["gradient_norm"])
+
+
+def test_the_score_of_validation_is_written_after_each_epoch(watched, experiment) -> None:
+    board, model, progress = watched
+    scalars = monitor.read_scalars(board / "validation")
+    measured = measure(model, experiment.task, experiment.splits["validation"])
+    for name in ("log_loss", "balanced_accuracy", "accuracy"):
+        assert [step for step, _ in scalars[f"score/{name}"]] == [STEPS, 2 * STEPS]
+        assert scalars[f"score/{name}"][-1][1] == pytest.approx(measured[name], abs=1e-6)
+    # what the metrics of training measure as well is theirs
+    assert {name for name in progress.history[0] if name.startswith("val_")} == {
+        "val_loss", "val_accuracy", "val_f1_macro"
+    }  # fmt: skip
 
 
 def test_speed_and_padding_are_of_the_steps_between(watched, experiment: Experiment) -> None:
@@ -166,14 +179,14 @@ def test_attention_and_graph_and_histograms_and_profile(watched, experiment: Exp
 class Broken(Watcher):
     """Fails when it is first shown a validation."""
 
-    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+    def on_validation(self, epoch: int, outputs: dict[str, np.ndarray], score: dict) -> None:
         raise ValueError("no picture\nto draw")
 
 
 def test_a_picture_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     guarded = Guarded(Broken())
     for _ in range(2):
-        guarded.on_validation(0, {})
+        guarded.on_validation(0, {}, {})
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert told == [
         "TensorBoard goes without Broken (ValueError: no picture to draw); --debug shows where"
