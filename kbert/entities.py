@@ -5,12 +5,14 @@ Needs neither TensorFlow nor Keras.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 from seqeval.metrics.v1 import precision_recall_fscore_support as strict_figures
 from seqeval.scheme import IOB2
+
+from kbert.data import LIST_SEPARATOR
 
 OUTSIDE = "O"
 BEGIN, INSIDE = "B-", "I-"
@@ -45,6 +47,36 @@ def is_tag(tag: str) -> bool:
 def tag_inside(tag: str) -> str:
     """The tag of the words after the first of what has this tag: I-TYPE, or O."""
     return tag if tag == OUTSIDE else INSIDE + tag[len(BEGIN) :]
+
+
+def check_tags(
+    columns: Mapping[str, Sequence[str]], *, tokens: str, tags: str
+) -> tuple[int, str] | None:
+    """The first row whose tokens and tags do not go together, and what is wrong with it."""
+    for row, cells in enumerate(zip(columns[tokens], columns[tags], strict=True)):
+        words, given = (cell.split(LIST_SEPARATOR) for cell in cells)
+        if len(words) != len(given):
+            return row, (
+                f"{len(words)} tokens (column {tokens!r}) and {len(given)} tags (column {tags!r}); "
+                "give each token one tag."
+            )
+        if not all(map(str.strip, words)):
+            return row, f"an empty token (column {tokens!r}); leave it out, with its tag."
+        if wrong := [tag for tag in given if not is_tag(tag)]:
+            return row, f"the tag {wrong[0]!r} (column {tags!r}) must be O, B-NAME or I-NAME."
+    return None
+
+
+def described(words: list[str], labels: list[str], starts: list[int], ends: list[int]) -> list[str]:
+    """The entities of a text, each as "TYPE: words"."""
+    described = []
+    for kind, first, end in entities(labels):
+        text = words[first]
+        for word in range(first + 1, end):
+            gap = "" if starts[word] == ends[word - 1] else " "
+            text += gap + words[word]
+        described.append(f"{kind}: {text}")
+    return described
 
 
 def entity_figures(

@@ -54,3 +54,18 @@ class SpanLoss(keras.losses.Loss):
         counts = ops.cast(counts, losses.dtype)
         share = ops.mean(counts, axis=0)  # of the rows that count, (2,)
         return ops.mean(ops.divide_no_nan(losses * counts, share), axis=-1)
+
+
+class TagLoss(keras.losses.Loss):
+    """Of tags, where there is more to know of each token: a mean over the tokens that count.
+
+    Labels are int (batch, length, n), of which the first is the tag; logits (batch, length, tags).
+    """
+
+    def __init__(self, name: str = "tag_loss") -> None:
+        super().__init__(name=name, reduction="mean_with_sample_weight")
+
+    def call(self, y_true, y_pred):
+        """Loss of each position, (batch, length); its weight says whether it counts."""
+        tags = ops.maximum(ops.cast(y_true[..., 0], "int32"), 0)
+        return ops.sparse_categorical_crossentropy(tags, y_pred, from_logits=True)

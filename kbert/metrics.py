@@ -145,6 +145,15 @@ class Pearson(keras.metrics.Metric):
         return ops.divide_no_nan(shared, ops.sqrt(ops.maximum(spread, 0)))
 
 
+@keras.saving.register_keras_serializable(package="kbert")
+class TagAccuracy(keras.metrics.SparseCategoricalAccuracy):
+    """Accuracy of tags, with labels and logits as of `kbert.losses.TagLoss`."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Count a batch."""
+        super().update_state(ops.maximum(y_true[..., 0], 0), y_pred, sample_weight=sample_weight)
+
+
 @dataclass(frozen=True)
 class ClassificationFigures:
     """Accuracy, precision, recall, F1 and Matthews' correlation of a single-label classifier.

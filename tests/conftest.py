@@ -88,7 +88,13 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def export_untrained(checkpoint: Path, base: Path, *words: str, labels: tuple[str, ...] = ()):
+def export_untrained(
+    checkpoint: Path,
+    base: Path,
+    *words: str,
+    labels: tuple[str, ...] = (),
+    names: dict[str, tuple[str, ...]] | None = None,
+):
     """A new model, its task, and the folder of its exported version 3 in a base folder."""
     from kbert.config import parse
     from kbert.export import export
@@ -100,7 +106,7 @@ def export_untrained(checkpoint: Path, base: Path, *words: str, labels: tuple[st
 
     files = ["--data.train", "none.csv", "--output", "none", "--model.checkpoint", str(checkpoint)]
     config = parse([*files, "--export.name", base.name, "--export.version", "3", *words])
-    learned = Learned(labels, np.ones(len(labels), int))
+    learned = Learned(labels, np.ones(len(labels), int), names or {})
     task = task_class(config.task.name)(config, tokenizer_from_files(checkpoint), learned)
     model = new_model(task, checkpoint, config.model, config.train)
     generator = np.random.default_rng(1)

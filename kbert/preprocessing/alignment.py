@@ -10,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.assets import normalizer
-from kbert.preprocessing.ragged import count_at, ranges, row_numbers, with_splits
+from kbert.preprocessing.ragged import (
+    count_at,
+    numbers_in_rows,
+    ranges,
+    row_numbers,
+    with_splits,
+)
 from kbert.preprocessing.wordpiece import WordPieceTokenizer
 from kbert.preprocessing.words import (
     code_points,
@@ -99,7 +105,7 @@ def opens_span(places: tf.RaggedTensor, spans: Spans) -> tf.Tensor:
     """Returns whether each place is the first in its span, bool, (places of all texts,)."""
     firsts = first_places(places, spans).values
     first = tf.gather(tf.concat([[-1], firsts], 0), span_of(places, spans) + 1)
-    return first == _numbers_in_rows(places)
+    return first == numbers_in_rows(places)
 
 
 def first_places(places: tf.RaggedTensor, spans: Spans) -> tf.RaggedTensor:
@@ -112,15 +118,9 @@ def first_places(places: tf.RaggedTensor, spans: Spans) -> tf.RaggedTensor:
     Returns:
         Its number among the places of its text, ragged int32, (batch, spans); -1 for none.
     """
-    numbers, count = _numbers_in_rows(places), tf.size(spans.starts.values)
+    numbers, count = numbers_in_rows(places), tf.size(spans.starts.values)
     firsts = tf.math.unsorted_segment_min(numbers, span_of(places, spans), count)
     return spans.starts.with_values(tf.where(firsts == np.iinfo(np.int32).max, -1, firsts))
-
-
-def _numbers_in_rows(rows: tf.RaggedTensor) -> tf.Tensor:
-    """Returns 0, 1, ... for the values of each row, int32, (values,)."""
-    splits = tf.cast(rows.row_splits, tf.int32)
-    return tf.range(splits[-1]) - tf.gather(splits, row_numbers(rows.row_splits))
 
 
 def _number_words(entries: tf.Tensor, starts_text: tf.Tensor, chinese_mask: int) -> tf.Tensor:

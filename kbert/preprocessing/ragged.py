@@ -13,6 +13,12 @@ def row_numbers(splits: tf.Tensor) -> tf.Tensor:
     return tf.cumsum(count_at(splits[1:], splits[-1]))
 
 
+def numbers_in_rows(rows: tf.RaggedTensor) -> tf.Tensor:
+    """Returns 0, 1, ... for the values of each row, int32, (values,)."""
+    splits = tf.cast(rows.row_splits, tf.int32)
+    return tf.range(splits[-1]) - tf.gather(splits, row_numbers(rows.row_splits))
+
+
 def count_at(positions: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Returns how often each of 0 ... size - 1 is in positions, int32; `size` is not counted."""
     ones = tf.ones_like(positions, dtype=tf.int32)
