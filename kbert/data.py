@@ -177,7 +177,7 @@ def require_files(options: DataOptions) -> None:
     for role in ("train", "validation", "test"):
         file = getattr(options, role)
         if file is not None:
-            _require_file(Path(file), role)
+            require_file(Path(file), f"--data.{role}")
 
 
 def read_dataset(options: DataOptions, columns: Columns, *, seed: int) -> DataSet:
@@ -284,6 +284,66 @@ def read_rows(source: Source, rows: np.ndarray, columns: Sequence[str]) -> dict[
     return {name: [values[place] for place in places] for name, values in found.items()}
 
 
+def open_texts(
+    path: Path,
+    texts: Sequence[str],
+    *,
+    encoding: str,
+    lists: Sequence[str] = (),
+    others: Sequence[str] = (),
+) -> Source:
+    """A file of texts for a model that is trained.
+
+    Args:
+        path: The file, which `require_file` has seen.
+        texts: Columns that the model is given.
+        encoding: Of the file.
+        lists: Those of the texts that hold several words a row.
+        others: Columns to look at, which may be texts too.
+
+    Raises:
+        InputError: the file has no such columns, or there is no such encoding.
+    """
+    _require_codec(encoding)
+    kept = tuple(name for name in others if name not in texts)
+    source = Source(path, tuple(texts), None, encoding, kept, list_columns=tuple(lists))
+    if path.suffix.lower() == ".txt":
+        _require_plain_texts(path, Columns(source.text_columns))
+        there = list(texts)
+    else:
+        there = _column_names(source)
+    for name in source.columns:
+        option = "--data.text_column" if name in texts else "--keep"
+        _require_column(path, there, name, by=f" by {option}")
+    return source
+
+
+def count_rows(
+    source: Source, check: Callable[[pa.RecordBatch], tuple[int, str] | None] | None = None
+) -> int:
+    """Look at every row of a file of texts, which may be empty ones.
+
+    Args:
+        source: The file.
+        check: The first bad one of some rows, and what is wrong with it; None where all are good.
+
+    Returns:
+        How many rows it has.
+
+    Raises:
+        InputError: a row cannot be read or used, or there is none.
+    """
+    rows = 0
+    for batch in source.batches():
+        _refuse_nul(source, batch, rows)
+        bad = None if check is None else check(batch)
+        if bad is not None:
+            raise InputError(f"{source.path}: row {rows + bad[0] + 1}: {bad[1]}")
+        rows += batch.num_rows
+    _require_rows(source, rows)
+    return rows
+
+
 # Opening: does the file exist, and has it the columns?
 
 
@@ -293,7 +353,7 @@ def _open_source(file: str, role: str, options: DataOptions, columns: Columns) -
         raise InputError(
             f"--data.label_column: {label!r} is a text column too; the label must be another one."
         )
-    _require_file(path, role)
+    require_file(path, f"--data.{role}")
     _require_codec(options.encoding)
     if path.suffix.lower() == ".txt":
         _require_plain_texts(path, columns)
@@ -348,12 +408,17 @@ def _require_column(path: Path, there: list[str], name: str, *, by: str = "") ->
         raise InputError(f"{path}: {there.count(name)} columns are named {name!r}; rename one.")
 
 
-def _require_file(path: Path, role: str) -> None:
+def require_file(path: Path, option: str) -> None:
+    """Check at once that there is a file of rows.
+
+    Raises:
+        InputError: it is missing, empty, a folder, or of an unknown extension.
+    """
     known = ", ".join(EXTENSIONS)
     if not path.exists():
-        raise InputError(f"{path}: there is no such file; correct --data.{role}.")
+        raise InputError(f"{path}: there is no such file; correct {option}.")
     if path.is_dir():
-        raise InputError(f"{path}: a folder; --data.{role} must name a file ({known}).")
+        raise InputError(f"{path}: a folder; {option} must name a file ({known}).")
     if path.suffix.lower() not in EXTENSIONS:
         raise InputError(f"{path}: unknown extension {path.suffix!r}; convert it to {known}.")
     try:
@@ -857,8 +922,7 @@ def _scan(source: Source, columns: Columns) -> _Scan:
             found.update(_names(batch.column(name), is_list=name in columns.lists))
         _check_rows(source, columns, batch, start)
         start += batch.num_rows
-    if start == 0:
-        raise InputError(f"{source.path}: the file has no rows; give a file with rows.")
+    _require_rows(source, start)
     no_text.refuse(source, "text", source.text_columns)
     for name, empty in no_answer.items():
         empty.refuse(source, "label" if name == source.label_column else "answer", [name])
@@ -935,6 +999,11 @@ def _check_rows(source: Source, columns: Columns, batch: pa.RecordBatch, start: 
     bad = columns.check({name: batch.column(name).to_pylist() for name in names})
     if bad is not None:
         raise InputError(f"{source.path}: row {start + bad[0] + 1}: {bad[1]}")
+
+
+def _require_rows(source: Source, rows: int) -> None:
+    if rows == 0:
+        raise InputError(f"{source.path}: the file has no rows; give a file with rows.")
 
 
 def _is_blank(column: pa.Array) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -130,24 +131,36 @@ class FinishedRun:
             InputError: the file, a column or a label of it cannot be used.
         """
         data, config = self.options.data, self.config
-        kind, path = task_class(config.task.name), Path(str(data.test))
-        learned = self.learned
-        split = read_split(path, data, kind.columns(self.options), learned.labels)
+        columns = task_class(config.task.name).columns(self.options)
+        split = read_split(Path(str(data.test)), data, columns, self.learned.labels)
 
-        def encoded(options: Config) -> tuple[Task, EncodedSplit, Path | None]:
-            checkpoint = None
-            if options.model.checkpoint:
-                checkpoint = resolve(options.model.checkpoint, revision=options.model.revision)
-            task: Task = kind(options, new_tokenizer(options, checkpoint, learned), learned)
-            return task, encode_split(split, task, cache_dir=data.cache_dir), checkpoint
+        def encoded(options: Config) -> Experiment:
+            experiment = self._without_data(options)
+            rows = encode_split(split, experiment.task, cache_dir=data.cache_dir)
+            return dataclasses.replace(experiment, splits={"test": rows})
 
-        task, rows, checkpoint = encoded(config)
+        experiment = encoded(config)
         ours, theirs = config.model, self.options.model
         same = (ours.checkpoint, ours.vocab) == (theirs.checkpoint, theirs.vocab)
-        linear = rows if same else encoded(self.options)[1]
-        return Part(
-            Experiment(config, task, {"test": rows}, checkpoint), rows, linear, split.source
-        )
+        linear = experiment if same else encoded(self.options)
+        return Part(experiment, experiment.splits["test"], linear.splits["test"], split.source)
+
+    def experiment_without_data(self) -> Experiment:
+        """The task and the options of the model that was kept; the data files may be gone.
+
+        Raises:
+            InputError: the checkpoint or the vocabulary is gone.
+        """
+        return self._without_data(self.config)
+
+    def _without_data(self, config: Config) -> Experiment:
+        checkpoint = None
+        if config.model.checkpoint:
+            checkpoint = resolve(config.model.checkpoint, revision=config.model.revision)
+        learned = self.learned
+        tokenizer = new_tokenizer(config, checkpoint, learned)
+        task: Task = task_class(config.task.name)(config, tokenizer, learned)
+        return Experiment(config, task, {}, checkpoint)
 
     def model(self, experiment: Experiment) -> keras.Model:
         """The model that the run kept, in float32; the task answers with what was fitted.
