@@ -25,7 +25,7 @@ PLACE = "learned.json"
 
 
 def learn(dataset: DataSet, columns: Columns, config: Config) -> Learned:
-    """Labels, names and vocabularies of the training file.
+    """Labels, names and vocabularies of the training file, and the range of its numbers.
 
     Args:
         dataset: The splits of the run.
@@ -50,7 +50,12 @@ def learn(dataset: DataSet, columns: Columns, config: Config) -> Learned:
         vocabulary(columns.texts, model.vocab_size, lowercase=model.lowercase)
         if model.vocab_size
         else (),
+        _range(train.labels) if columns.label_kind == "number" else None,
     )
+
+
+def _range(numbers: np.ndarray | None) -> tuple[float, float] | None:
+    return None if numbers is None else (float(numbers.min()), float(numbers.max()))
 
 
 def _vocabulary(
@@ -74,6 +79,7 @@ def write_learned(folder: Path, learned: Learned) -> None:
         "names": dict(learned.names),
         "vocabularies": dict(learned.vocabularies),
         "vocabulary": learned.vocabulary,
+        "number_range": learned.number_range,
     }
     _write_json(folder / PLACE, content)
 
@@ -95,10 +101,15 @@ def read_learned(folder: Path) -> Learned | None:
             {name: tuple(found) for name, found in content["names"].items()},
             {name: tuple(found) for name, found in content["vocabularies"].items()},
             tuple(content["vocabulary"]),
+            _pair(content.get("number_range")),
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: damaged ({type(error).__name__}: {reason}).") from None
+
+
+def _pair(numbers: list[float] | None) -> tuple[float, float] | None:
+    return None if numbers is None else (float(numbers[0]), float(numbers[1]))
 
 
 def _texts(source: Source, names: tuple[str, ...]) -> Iterator[list[str]]:

@@ -34,6 +34,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# how states become one vector; few checkpoints have them
+SENTENCE_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
 
 _log = logging.getLogger(__name__)
 
@@ -183,14 +185,14 @@ def _is_hub_id(source: str) -> bool:
 
 
 def _fetch(name: str, revision: str | None, weights: bool) -> Path:
-    """Downloads config.json, the tokeniser's files and the weights, or finds them cached."""
+    """Downloads config.json, the small files and the weights, or finds them cached."""
     _log.info("%s: no folder here, so it is looked for on the hub", name)
     config = _fetch_file(name, revision, "config.json")
     if config is None:
         raise InputError(f"{name}: the model on the hub has no config.json.")
     # By the commit all files are of one version, and cached ones need no connection.
     commit = config.parent.name
-    for file in TOKENIZER_FILES:
+    for file in (*TOKENIZER_FILES, *SENTENCE_FILES):
         _fetch_file(name, commit, file)
     if weights:
         _fetch_weights(name, commit)

@@ -443,6 +443,7 @@ def _save_for_huggingface(model: keras.Model, task: Any, folder: Path) -> None:
         tokenizer=task.tokenizer,
         labels=task.labels or None,
         problem_type=reference.problem_type,
+        files=reference.files,
     )
     print(f"a checkpoint in HuggingFace layout: {folder}")
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -61,6 +61,7 @@ def save_checkpoint(
     labels: Sequence[str] | None = None,
     problem_type: ProblemType | None = None,
     formats: Sequence[Format] = ("safetensors", "h5"),
+    files: Callable[[EncoderConfig], Mapping[str, str]] = lambda config: {},
 ) -> None:
     """Writes a model and its tokeniser as a checkpoint that transformers and kbert open.
 
@@ -78,6 +79,7 @@ def save_checkpoint(
         labels: Names of a classifier's classes, in order; LABEL_0, LABEL_1 ... if there are none.
         problem_type: What a sequence classifier's logits mean to transformers' losses.
         formats: Weight files to write.
+        files: Content of further files, by path in the folder, for the sizes of the encoder.
 
     Raises:
         InputError: the folder is not empty or cannot be made, or the model is not one that
@@ -99,6 +101,9 @@ def save_checkpoint(
     with _folder_written_whole(Path(folder).expanduser()) as beside:
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (beside / "config.json").write_text(text, encoding="utf-8")
+        for name, content in files(sizes).items():
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).write_text(content, encoding="utf-8")
         write_tokenizer_files(
             beside, tokenizer.get_config(), max_length=config["max_position_embeddings"]
         )

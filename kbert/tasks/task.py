@@ -31,6 +31,8 @@ class Learned:
     """What was learnt from the column of each of `Columns.vocabularies`."""
     vocabulary: tuple[str, ...] = ()
     """Of the texts, where the run learns it (model.vocab_size); () where it is given one."""
+    number_range: tuple[float, float] | None = None
+    """Smallest and largest number of the training rows; None where labels are no numbers."""
 
 
 class Rows(NamedTuple):
@@ -97,6 +99,8 @@ class Reference:
     """How many windows of a text are looked at; None for all."""
     output: str | None = None
     """The one output of ours that it has, where we have several; None where it has all."""
+    files: Callable[[EncoderConfig], Mapping[str, str]] = lambda config: {}
+    """Content, by path, of what else belongs into the folder of such a checkpoint."""
 
     def part_of(self, model: keras.Model) -> keras.Model:
         """What of our model it has."""
