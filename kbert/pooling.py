@@ -1,7 +1,7 @@
 """From the states of a text's tokens to one vector: Keras layers, as sentence-transformers pools.
 
-[CLS] and [SEP] are tokens like the others, padding is none. All compute in float32 by themselves
-when they are made with that dtype, whatever the encoder's policy.
+[CLS] and [SEP] are tokens like the others, padding is none. `pooling_layer`
+makes them in float32, whatever the encoder's policy.
 """
 
 from __future__ import annotations
@@ -83,14 +83,32 @@ class PairSimilarity(keras.layers.Layer):
         return keras.KerasTensor((None, 1), dtype=self.compute_dtype)
 
 
-def pooling_layer(pooling: PoolingName, *, name: str = "pooling") -> keras.layers.Layer:
+def pooling_layer(pooling: PoolingName) -> keras.layers.Layer:
     """A layer of states (batch, length, hidden) and padding_mask to vectors, float32.
 
     Raises:
         KeyError: there is no such pooling.
     """
     layers = {"mean": MeanPooling, "cls": ClsPooling, "max": MaxPooling}
-    return layers[pooling](dtype="float32", name=name)
+    return layers[pooling](dtype="float32", name="pooling")
+
+
+def sentence_encoder(encoder: keras.Model, *, pooling: PoolingName, normalize: bool) -> keras.Model:
+    """An encoder and what makes one vector of a text's states.
+
+    Args:
+        encoder: Functional encoder of `kbert.encoder`.
+        pooling: How the states are pooled.
+        normalize: Whether to divide each vector by its length.
+
+    Returns:
+        A model of the encoder's inputs to vectors float32 (batch, hidden).
+    """
+    states = encoder(encoder.input)["sequence_output"]
+    vectors = pooling_layer(pooling)(states, padding_mask=encoder.input["padding_mask"])
+    if normalize:
+        vectors = keras.layers.UnitNormalization(dtype="float32", name="normalize")(vectors)
+    return keras.Model(encoder.input, vectors, name="sentence_encoder")
 
 
 def _pooled_shape(states_shape):

@@ -7,6 +7,7 @@ perhaps a normalisation. Files of all of its versions are read; those that are w
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ OLD_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-ADVICE = "choose --task.pooling and --task.normalize yourself"
+ADVICE = "use another checkpoint, or train it with a --task.pooling and --task.normalize"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,25 @@ class SentenceVectors:
     pooling: PoolingName = "mean"
     normalize: bool = False
     """Whether the pooled vector is divided by its length."""
+    max_length: int | None = None
+    """Longest text in word pieces, [CLS] and [SEP] included; None for what the encoder takes."""
 
 
-def read_sentence_vectors(folder: Path) -> SentenceVectors | None:
-    """What the files of a checkpoint folder say; None where it has no modules.json.
+def read_sentence_vectors(folder: Path) -> SentenceVectors:
+    """What the files of a checkpoint folder say; without a modules.json the mean as it is.
+
+    A line of the log says so where there is none.
 
     Raises:
         InputError: a file cannot be read, or it asks for what is not done here.
     """
     if not (folder / MODULES).exists():
-        return None
+        _log.warning(
+            "%s says not how to pool (no %s): the mean of the states, not normalised",
+            folder,
+            MODULES,
+        )
+        return SentenceVectors()
     modules = _read(folder / MODULES, list)
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
     if kinds not in (
@@ -56,19 +68,19 @@ def read_sentence_vectors(folder: Path) -> SentenceVectors | None:
             f"{folder / MODULES}: {', '.join(kinds)} is no encoder, pooling and normalisation; "
             f"{ADVICE}."
         )
-    path = folder / str(modules[1].get("path")) / "config.json"
-    return SentenceVectors(_pooling(path), normalize="Normalize" in kinds)
+    return SentenceVectors(
+        _pooling(folder / str(modules[1].get("path")) / "config.json"),
+        normalize="Normalize" in kinds,
+        max_length=_max_length(folder / LENGTH),
+    )
 
 
-def sentence_transformers_files(
-    vectors: SentenceVectors, *, hidden_dim: int, max_length: int
-) -> dict[str, str]:
+def sentence_transformers_files(vectors: SentenceVectors, *, hidden_dim: int) -> dict[str, str]:
     """What to write beside a checkpoint of BertModel so that SentenceTransformer opens it.
 
     Args:
         vectors: What becomes of the encoder's states.
         hidden_dim: Width of the encoder.
-        max_length: Longest text in word pieces, [CLS] and [SEP] included.
 
     Returns:
         Content of each file by its path in the folder.
@@ -89,7 +101,7 @@ def sentence_transformers_files(
             for index, (path, kind) in enumerate(modules)
         ],
         "1_Pooling/config.json": pooling,
-        LENGTH: {"max_seq_length": max_length, "do_lower_case": False},
+        LENGTH: {"max_seq_length": vectors.max_length, "do_lower_case": False},
     }
     return {path: json.dumps(content, indent=2) + "\n" for path, content in contents.items()}
 
@@ -106,6 +118,13 @@ def _pooling(path: Path) -> PoolingName:
             f"{', '.join(POOLINGS)}; {ADVICE}."
         )
     return names[0]
+
+
+def _max_length(path: Path) -> int | None:
+    length = _read(path, dict).get("max_seq_length") if path.exists() else None
+    if length is not None and (type(length) is not int or length < 2):
+        raise InputError(f"{path}: max_seq_length must be a number over 1, received {length!r}.")
+    return length
 
 
 def _read(path: Path, kind: type) -> Any:

@@ -22,7 +22,7 @@ BY_POOLING = pytest.mark.parametrize("pooling", POOLINGS)
 
 def torch_pooled(states, mask, pooling: str):
     """As sentence_transformers.models.Pooling does it."""
-    states, mask = torch.as_tensor(np.asarray(states)), torch.as_tensor(np.asarray(mask))
+    states, mask = torch.as_tensor(states), torch.as_tensor(mask)
     expanded = mask.unsqueeze(-1).expand(states.size()).float()
     if pooling == "cls":
         return states[:, 0]

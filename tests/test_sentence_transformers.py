@@ -36,11 +36,15 @@ def write(folder: Path, pooling: Any, *kinds: str) -> Path:
 
 
 def test_minilm_says_mean_and_normalised(minilm: Path) -> None:
-    assert read_sentence_vectors(minilm) == SentenceVectors("mean", normalize=True)
+    assert read_sentence_vectors(minilm) == SentenceVectors("mean", normalize=True, max_length=256)
 
 
-def test_a_plain_checkpoint_says_nothing(tiny_checkpoint: Path) -> None:
-    assert read_sentence_vectors(tiny_checkpoint) is None
+def test_without_files_it_is_the_mean_and_said(
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_sentence_vectors(tiny_checkpoint) == SentenceVectors("mean", normalize=False)
+    (line,) = caplog.messages
+    assert line.startswith(f"{tiny_checkpoint} says not how to pool (no modules.json)")
 
 
 @pytest.mark.parametrize(
@@ -89,22 +93,34 @@ def test_a_missing_pooling_is_refused(tmp_path: Path) -> None:
         read_sentence_vectors(tmp_path)
 
 
-@given(pooling=st.sampled_from(POOLINGS), normalize=st.booleans())
+@pytest.mark.parametrize("length", ["512", 1, 2.5, True])
+def test_a_wrong_length_is_refused(tmp_path: Path, length: Any) -> None:
+    content = json.dumps({"max_seq_length": length})
+    (write(tmp_path, {}) / "sentence_bert_config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="max_seq_length must be a number over 1"):
+        read_sentence_vectors(tmp_path)
+
+
+@given(
+    st.builds(
+        SentenceVectors,
+        pooling=st.sampled_from(POOLINGS),
+        normalize=st.booleans(),
+        max_length=st.none() | st.integers(4, 512),
+    )
+)
 def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, pooling: Any, normalize: bool
+    tmp_path_factory: pytest.TempPathFactory, vectors: SentenceVectors
 ) -> None:
     folder = tmp_path_factory.mktemp("written")
-    vectors = SentenceVectors(pooling, normalize=normalize)
-    for name, text in sentence_transformers_files(vectors, hidden_dim=12, max_length=33).items():
+    for name, text in sentence_transformers_files(vectors, hidden_dim=12).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     assert read_sentence_vectors(folder) == vectors
 
 
 def test_written_files_are_as_minilms_own(minilm: Path) -> None:
-    files = sentence_transformers_files(
-        SentenceVectors("mean", normalize=True), hidden_dim=384, max_length=256
-    )
+    files = sentence_transformers_files(read_sentence_vectors(minilm), hidden_dim=384)
     for name in ("modules.json", "sentence_bert_config.json"):
         assert json.loads(files[name]) == json.loads((minilm / name).read_text(encoding="utf-8"))
     pooling = json.loads((minilm / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
