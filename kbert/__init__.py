@@ -18,6 +18,7 @@ _HOMES = {
     "build_encoder": "kbert.encoder",
     "load_encoder": "kbert.loading",
     "load_model": "kbert.loading",
+    "load_sentence_encoder": "kbert.sentence_encoder",
     "load_tokenizer": "kbert.loading",
     "save_checkpoint": "kbert.saving",
 }
