@@ -205,17 +205,53 @@ class PositionEmbedding(keras_nlp.layers.PositionEmbedding):
         return super().call(inputs, **kwargs)
 
 
-@keras.saving.register_keras_serializable("kbert")
-class SelfAttention(keras.layers.MultiHeadAttention):
-    """`keras.layers.MultiHeadAttention` over one sequence, with the fewest and largest products.
+class Attention(keras.layers.MultiHeadAttention):
+    """`keras.layers.MultiHeadAttention` with the fewest and largest products.
 
     Keras projects by einsum, which TensorFlow's CPU kernels run as a batched product at a sixth of
-    the speed of a plain one; here query, key and value are one plain product. Keras selects by the
-    mask before and after its softmax; here it is added once. Variables are those of the parent.
+    the speed of a plain one; here what is projected from the same states is one plain product.
+    Keras selects by the mask before and after its softmax; here it is added once. Variables are
+    those of the parent.
     """
 
     def _build_attention(self, rank):
         self._dropout_layer = Dropout(self._dropout, dtype=self.dtype_policy, name="dropout")
+
+    def _project(self, inputs, *parts: keras.layers.Layer):
+        """What each dense layer makes of (batch, length, hidden): (batch, heads, length, dim)."""
+        batch, length, hidden = ops.shape(inputs)
+        kernel = ops.concatenate([ops.reshape(part.kernel, (hidden, -1)) for part in parts], 1)
+        bias = ops.concatenate([ops.reshape(part.bias, (-1,)) for part in parts], 0)
+        flat = ops.matmul(ops.reshape(inputs, (-1, hidden)), kernel) + bias
+        split = ops.reshape(flat, (batch, length, len(parts), self.num_heads, self.key_dim))
+        return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), num=len(parts), axis=0)
+
+    def _attend(self, query, key, value, attention_mask, training):
+        """Output (batch, length, hidden) and scores (batch, heads, length, keys).
+
+        attention_mask: (batch, length or 1, keys), 0 where none is paid.
+        """
+        query = query * ops.cast(self.key_dim**-0.5, query.dtype)
+        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+        if attention_mask is not None:
+            # As torch's: the lowest number swallows any score, so that a row of nothing but padding
+            # attends evenly. Half of it where it would overflow into infinity.
+            lowest = -3e4 if scores.dtype == "float16" else tf.as_dtype(scores.dtype).min
+            padding = 1 - ops.cast(attention_mask, scores.dtype)
+            scores = scores + ops.expand_dims(padding * lowest, 1)
+        scores = tf.nn.softmax(scores)  # Keras' own warns where there is one key
+        dropped = self._dropout_layer(scores, training=training)
+        context = ops.transpose(ops.matmul(dropped, value), (0, 2, 1, 3))
+        batch, length = ops.shape(context)[:2]
+        width = self.num_heads * self.key_dim
+        kernel = ops.reshape(self._output_dense.kernel, (width, -1))
+        output = ops.matmul(ops.reshape(context, (-1, width)), kernel) + self._output_dense.bias
+        return ops.reshape(output, (batch, length, kernel.shape[-1])), scores
+
+
+@keras.saving.register_keras_serializable("kbert")
+class SelfAttention(Attention):
+    """Attention of a sequence to itself."""
 
     def call(
         self,
@@ -226,42 +262,42 @@ class SelfAttention(keras.layers.MultiHeadAttention):
         training=None,
         **kwargs,
     ):
-        """Attention of a sequence to itself; `value` is `query`.
+        """`value` is `query`.
 
-        query: (batch, length, hidden); attention_mask: (batch, 1, length), 0 at padding.
+        query: (batch, length, hidden); attention_mask: (batch, length or 1, length), 0 at padding.
         """
-        shape = ops.shape(query)
-        query, key, value = self._project(query)  # each (batch, heads, length, head_dim)
-        query = query * ops.cast(self.key_dim**-0.5, query.dtype)
-        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (batch, heads, length, length)
-        if attention_mask is not None:
-            # As torch's: the lowest number swallows any score, so that a row of nothing but padding
-            # attends evenly. Half of it where it would overflow into infinity.
-            lowest = -3e4 if scores.dtype == "float16" else tf.as_dtype(scores.dtype).min
-            padding = 1 - ops.cast(attention_mask, scores.dtype)
-            scores = scores + ops.expand_dims(padding * lowest, 1)
-        scores = ops.softmax(scores)
-        dropped = self._dropout_layer(scores, training=training)
-        context = ops.transpose(ops.matmul(dropped, value), (0, 2, 1, 3))
-        width = self.num_heads * self.key_dim
-        kernel = ops.reshape(self._output_dense.kernel, (width, -1))
-        output = ops.matmul(ops.reshape(context, (-1, width)), kernel) + self._output_dense.bias
-        output = ops.reshape(output, shape)
+        projected = self._project(query, self._query_dense, self._key_dense, self._value_dense)
+        output, scores = self._attend(*projected, attention_mask, training)
         return (output, scores) if return_attention_scores else output
 
-    def _project(self, inputs):
-        """Query, key and value of (batch, length, hidden)."""
-        batch, length, hidden = ops.shape(inputs)
-        parts = (self._query_dense, self._key_dense, self._value_dense)
-        kernel = ops.concatenate([ops.reshape(part.kernel, (hidden, -1)) for part in parts], 1)
-        bias = ops.concatenate([ops.reshape(part.bias, (-1,)) for part in parts], 0)
-        flat = ops.matmul(ops.reshape(inputs, (-1, hidden)), kernel) + bias
-        split = ops.reshape(flat, (batch, length, 3, self.num_heads, self.key_dim))
-        return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), num=3, axis=0)
+
+class BlockParts:
+    """Of a Transformer block of keras_nlp: new layers by what the block was made with."""
+
+    def _new_dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=self._new_initializer(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _new_layer_norm(self, name: str) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def _new_dropout(self, name: str) -> Dropout:
+        return Dropout(self.dropout, dtype=self.dtype_policy, name=name)
+
+    def _new_initializer(self) -> keras.initializers.Initializer:
+        """A new one a layer: an initialiser gives equal numbers each time it is called."""
+        return self.kernel_initializer.clone()
 
 
 @keras.saving.register_keras_serializable("kbert")
-class TransformerBlock(keras_nlp.layers.TransformerEncoder):
+class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
     """A `keras_nlp.layers.TransformerEncoder` with a dropout rate of its own for attention.
 
     Args:
@@ -315,27 +351,6 @@ class TransformerBlock(keras_nlp.layers.TransformerEncoder):
 
     def get_config(self):
         return {**super().get_config(), "attention_dropout": self.attention_dropout}
-
-    def _new_dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
-        return keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=self._new_initializer(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _new_layer_norm(self, name: str) -> keras.layers.LayerNormalization:
-        return keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-
-    def _new_dropout(self, name: str) -> Dropout:
-        return Dropout(self.dropout, dtype=self.dtype_policy, name=name)
-
-    def _new_initializer(self) -> keras.initializers.Initializer:
-        """A new one a layer: an initialiser gives equal numbers each time it is called."""
-        return self.kernel_initializer.clone()
 
 
 class _BlockWithScores(keras.layers.Layer):

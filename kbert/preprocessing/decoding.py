@@ -32,6 +32,21 @@ CHINESE_PUNCTUATION += ((0xFF5B, 0xFF65), (0xFE30, 0xFE4F))
 SHARED_PUNCTUATION = "“”‘’…—·"
 NEITHER, SHARED, CHINESE = range(3)
 
+# What is written without the spaces that stand around every punctuation mark after `join_tokens`:
+# patterns of RE2 and what takes their place, in this order.
+TIGHT = (
+    (r"([\pL\pN]) - (und|oder|bzw|and|or) ", r"\1- \2 "),  # "Rot- und Weißwein"
+    *((r"([\pL\pN“”]) ([-/_@’]) ([\pL\pN])", r"\1\2\3"),) * 2,  # twice: "a - b - c"
+    (r"(\pN)([.,]) (\pN{3})\b", r"\1\2\3"),
+    (r"(\pN) : (\pN)", r"\1:\2"),
+    (r'" ([^"]*[^" ]) "', r'"\1"'),
+    (r"„ ([^“”]*[^“” ]) ([“”])", r"„\1\2"),
+    (r"“ ([^“”]*[^“” ]) ”", r"“\1”"),
+    (r"([(\[{«]) ", r"\1"),
+    (r" ([)\]}»:;%…])", r"\1"),
+    (r"([$€£#]) (\pN)", r"\1\2"),
+)
+
 
 class Spellings(NamedTuple):
     """How the tokens of a vocabulary are written in a text; arrays of (vocabulary,)."""
@@ -64,6 +79,16 @@ def clean_up_spaces(texts: tf.Tensor) -> tf.Tensor:
     for old, new in REPLACEMENTS:
         if old != " do not":  # which tokenizers alone tidies
             texts = tf.strings.regex_replace(texts, re.escape(old), new)
+    return texts
+
+
+def tighten(texts: tf.Tensor) -> tf.Tensor:
+    """Removes the spaces that nobody writes around hyphens, quotes and brackets; of any shape.
+
+    What `WordPieceTokenizer.decode` gives is HuggingFace's, "T - Shirt" and "( so )" in it.
+    """
+    for pattern, rewrite in TIGHT:
+        texts = tf.strings.regex_replace(texts, pattern, rewrite)
     return texts
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizer_reference import file_texts, reference
 
 from kbert.preprocessing import WordPieceTokenizer, tokenizer_from_vocabulary_file
+from kbert.preprocessing.decoding import tighten
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "day", "##s", "!", "人", "。"]
 ODD_TOKENS = ["'", "n", "t", "m", "s", "ve", "re", "do", "not", ".", "!", "?", ",", "##s", "##'"]
@@ -101,3 +102,22 @@ def test_decode_chinese_differs_in_spaces_only(shared_data):
     assert [text.replace(" ", "") for text in spaced] == [text.replace(" ", "") for text in joined]
     assert sum(len(re.findall("[一-龥] [一-龥]", text)) for text in spaced) > 1000
     assert not any(re.search("[一-龥，。！（）] | [一-龥，。！（）]", text) for text in joined)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ein Mann im T-Shirt (rot) wartet auf die U-Bahn-Linie.",
+        "Rot- und Weißwein; 10:30, 40%",
+        "ein „Open“-Schild, „so“ und so",
+        'the "new" 1,000-page book [sic]: a/b',
+        "“quoted” text – a dash",
+        "价格是$5（很好）。",
+    ],
+)
+def test_tighten_gives_the_text_back(text):
+    characters = sorted(set(text) - {" "})
+    pieces = [*characters, *(f"##{character}" for character in characters)]
+    tokenizer = WordPieceTokenizer([*VOCABULARY[:5], *pieces], lowercase=False)
+    decoded = tokenizer.decode_chinese(tokenizer(tf.constant([text])))
+    assert tighten(decoded).numpy()[0].decode() == text
