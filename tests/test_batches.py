@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbert.batches import (
+    EncodedSplit,
+    RaggedColumn,
     encode_split,
     epoch_order,
     epoch_sizes,
@@ -131,3 +133,10 @@ def test_sizes_are_those_of_the_batches(prepared) -> None:
             for inputs, _, _ in training_batches(encoded, task, **order)
         ]  # fmt: skip
         assert epoch_sizes(encoded, task, **order).tolist() == [list(sizes) for sizes in found]
+
+
+def test_a_row_is_as_long_as_its_longest_part() -> None:
+    texts = RaggedColumn(np.zeros(9, np.int32), np.array([0, 4, 5, 9]))
+    targets = RaggedColumn(np.zeros(8, np.int32), np.array([0, 1, 8, 8]))
+    split = EncodedSplit((texts, texts), np.array([0, 1, 2]), None, targets=(targets,))
+    assert split.longest.tolist() == [8, 7, 8]
