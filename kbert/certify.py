@@ -163,7 +163,8 @@ def _huggingface(
         ours: [np.concatenate([window[theirs] for window in row]).tolist() for row in rows]
         for ours, theirs in HUGGINGFACE_IDS.items()
     }
-    return Answers(ids, reference.answers(rows)), reference.architecture, versions
+    compared = ", ids alone" if reference.of_encoder else ""
+    return Answers(ids, reference.answers(rows)), reference.architecture + compared, versions
 
 
 def _in_the_types_of(python: Answers, found: Answers) -> Answers:

@@ -101,9 +101,13 @@ class Reference:
     """The one output of ours that it has, where we have several; None where it has all."""
     files: Callable[[EncoderConfig], Mapping[str, str]] = lambda config: {}
     """Content, by path, of what else belongs into the folder of such a checkpoint."""
+    of_encoder: bool = False
+    """Whether it is the model's encoder alone, and HuggingFace has no model of the whole use."""
 
     def part_of(self, model: keras.Model) -> keras.Model:
         """What of our model it has."""
+        if self.of_encoder:
+            return model.get_layer("encoder")
         if self.output is None:
             return model
         return keras.Model(model.input, model.output[self.output], name=model.name)
@@ -147,6 +151,9 @@ class Task(Protocol):
     fitted."""
     is_calibrated: bool
     """Of a task that classifies: whether what is served has the temperature."""
+    has_new_encoder: bool
+    """Whether of the checkpoint only sizes and vocabulary are taken, not the weights; a task may
+    leave it out."""
     default_metric: ClassVar[str]
     """Validation metric that a search looks at, such as val_accuracy."""
     headline: ClassVar[tuple[str, ...]]
