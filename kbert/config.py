@@ -475,6 +475,10 @@ class TranslationOptions:
     """Longest translation in word pieces."""
     decoder_layers: int = 3
     """Transformer blocks of the decoder."""
+    decoder_heads: int | None = None
+    """Attention heads a block of the decoder; by default the encoder's."""
+    decoder_intermediate_dim: int | None = None
+    """Width of the decoder's feed-forward layers; by default the encoder's."""
     encoder: Literal["fine_tuned", "frozen", "random"] = "fine_tuned"
     """The checkpoint's encoder, trained on or left as it is; or one of its sizes from scratch."""
     label_smoothing: float = 0.1
@@ -488,6 +492,9 @@ class TranslationOptions:
     def __post_init__(self) -> None:
         for name in ("target_vocab_size", "max_target_length", "decoder_layers", "beam_size"):
             _check(getattr(self, name) >= 1, f"task.{name}", "at least 1", getattr(self, name))
+        for name in ("decoder_heads", "decoder_intermediate_dim"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"task.{name}", "at least 1", value)
         valid = 0 <= self.label_smoothing < 1
         _check(valid, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         _check(self.length_penalty >= 0, "task.length_penalty", "at least 0", self.length_penalty)
