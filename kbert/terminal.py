@@ -10,14 +10,13 @@ import keras
 from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from kbert.progress import PLAIN_SECONDS, ProgressBar
 from kbert.tasks.task import Table
 from kbert.trials import Objective, Trial, Value, best_trial, ranked, short_texts, time_unit
 
-PLAIN_SECONDS = 20  # between two lines where there is no terminal
 DRAW_SECONDS = 0.2  # between two drawings of one trial's progress
 WIDE_COLUMNS = 100  # from which on a terminal has room for the times of trials
 LEFT_COLUMNS = ("", "class", "trial", "status")
@@ -62,7 +61,7 @@ def trials_table(
 
 
 class ProgressReport(keras.callbacks.Callback):
-    """A progress bar with the time that is left on a terminal, plain lines elsewhere.
+    """The progress of a training, with a line for each epoch.
 
     Args:
         title: What is being done.
@@ -72,23 +71,11 @@ class ProgressReport(keras.callbacks.Callback):
     def __init__(self, title: str, *, total_steps: int) -> None:
         super().__init__()
         self.title = title
-        self.total_steps = total_steps
-        self.bar: Progress | None = None
-        self.console = Console()
-        self.started: tuple[float, int] | None = None
-        self.said = time.monotonic()
+        self.progress = ProgressBar(title, total=total_steps, unit="step")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        step = int(self.model.optimizer.iterations)
-        if self.started is None:  # the first step traces: time is counted from its end
-            self.started = (time.monotonic(), step)
-        if self.console.is_terminal:
-            self._draw(step, logs or {})
-        elif time.monotonic() - self.said > PLAIN_SECONDS:
-            self.said = time.monotonic()
-            print(
-                f"{self.title}: step {step}/{self.total_steps}, {_figures(logs)}{self._left(step)}"
-            )
+        # the first step traces: time is counted from its end
+        self.progress.update(int(self.model.optimizer.iterations), _figures(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.close()
@@ -96,31 +83,7 @@ class ProgressReport(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Leave the line of the bar."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-    def _draw(self, step: int, logs: dict) -> None:
-        if self.bar is None:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True)
-            self.bar.add_task(self.title, total=self.total_steps, figures="")
-            self.bar.start()
-        self.bar.update(self.bar.task_ids[0], completed=step, figures=_figures(logs))
-
-    def _left(self, step: int) -> str:
-        began, first = self.started or (0.0, step)
-        if step <= first:
-            return ""
-        seconds = (time.monotonic() - began) / (step - first) * (self.total_steps - step)
-        return f", {int(seconds // 60)}:{int(seconds % 60):02d} left"
+        self.progress.close()
 
 
 class TrialsReport:
