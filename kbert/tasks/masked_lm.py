@@ -159,6 +159,14 @@ class MaskedLM:
             for name in ("token", "token_id", "score")
         }
 
+    def check_request(self, inputs: Mapping[str, Sequence[str]]) -> tuple[int, str] | None:
+        """The first text without [MASK], which there is nothing to answer to."""
+        mask = self.tokenizer.vocabulary[self.tokenizer.mask_token_id]
+        for row, text in enumerate(inputs["text"]):
+            if mask not in text:
+                return row, f"no {mask} in the text; write one for each word piece to fill in."
+        return None
+
     def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
         """The columns joined by a space, and a [MASK] in front, where it is never truncated."""
         mask = self.tokenizer.vocabulary[self.tokenizer.mask_token_id]

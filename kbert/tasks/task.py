@@ -129,6 +129,10 @@ class Task(Protocol):
     `batch` packs ids into what the model takes, `build_model` puts a head on the encoder, and
     `outputs` turns what the model gives into answers. Evaluation and the served `signatures` go
     through the same `outputs`, so that what is measured is what is served.
+
+    A task may have `check_request(inputs)` too: of requests, one list of strings for each input of
+    "serving_default", the index of the first that nothing can be answered to, and what is wrong
+    with it and what to do; None where there is none. `kbert.predict` asks before it answers.
     """
 
     tokenizer: WordPieceTokenizer
