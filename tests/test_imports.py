@@ -81,7 +81,6 @@ LEVELS = {
     "encoder": {"config", *GROUND},
     "window_pooling": GROUND,
     "heads": {"config", "encoder", "window_pooling", *GROUND},
-    "heads": {"config", "encoder", *GROUND},
     "decoder": {"config", "encoder", *GROUND},
     "beam_search": {"decoder"},
     "translation_metrics": set(),
@@ -104,7 +103,6 @@ LEVELS = {
     "plots": GROUND,
     "search_plots": {"plots", "trials", *GROUND},
     "evaluation_plots": {"plots", *GROUND},
-    "progress": set(),
     "terminal": {"progress", "tasks.task", "trials"},
     "answer_files": GROUND,
     "predictor": {
