@@ -236,7 +236,7 @@ def test_transformers_pipeline_says_the_same(exported, tmp_path: Path) -> None:
     pipeline = transformers.pipeline(
         "token-classification", str(tmp_path / "hf"), aggregation_strategy="first", device="cpu"
     )
-    texts = ["the cats sat not good", "a Dog ran e\u0301 badly", "好人 dogs"]
+    texts = ["the cats sat not good", "a Dog ran badly", "好人 dogs"]
     served = task.signatures(model)["serving_default"].function(tf.constant(texts))
     answers = {name: decoded(part.numpy()) for name, part in served.items()}
     columns = task.answer_columns(answers)
