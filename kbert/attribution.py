@@ -85,7 +85,7 @@ def logits_of_embeddings(
     leaves that one without a config to save.
 
     Args:
-        model: A model of `kbert.heads.sequence_classifier`.
+        model: A model of `kbert.heads.sequence_classifier` or `feature_classifier`.
         embeddings: Token embeddings, (batch, length, hidden).
         segment_ids, padding_mask: As the encoder takes them, int32 (batch, length).
 
@@ -99,7 +99,11 @@ def logits_of_embeddings(
     hidden = encoder.get_layer("embeddings_layer_norm")(hidden)
     for block in transformer_blocks(encoder):
         hidden = block(hidden, padding_mask=padding_mask)
-    return model.get_layer("classifier")(encoder.get_layer("pooler")(hidden))
+    if "pooling" in {layer.name for layer in model.layers}:
+        pooled = model.get_layer("pooling")(hidden, padding_mask=padding_mask)
+    else:
+        pooled = encoder.get_layer("pooler")(hidden)
+    return model.get_layer("classifier")(pooled)
 
 
 def explain(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kbert.errors import InputError
+from kbert.logistic import weights_of
 from kbert.whole_files import written_whole
 
 if TYPE_CHECKING:
@@ -313,18 +314,8 @@ def _fit(
     with warnings.catch_warnings():  # to stop early is meant: it is as good, and cheap
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(weighed, labels)
-    coef, intercept = model.coef_, model.intercept_
-    if len(classes) == 2:  # the weights of the second class; the first one's are 0
-        coef = np.concatenate([np.zeros_like(coef), coef])
-        intercept = np.concatenate([np.zeros_like(intercept), intercept])
-    all_coef = blank.coef.copy()
-    all_coef[:, classes] = coef.T
-    # a class without a row: well below the least likely one that has rows
-    all_intercept = np.full(len(blank.intercept), intercept.min() - np.log(len(labels)))
-    all_intercept[classes] = intercept
-    return dataclasses.replace(
-        blank, coef=all_coef, intercept=all_intercept.astype(np.float32), strength=strength
-    )
+    coef, intercept = weights_of(model, num_classes=len(blank.intercept), rows=len(labels))
+    return dataclasses.replace(blank, coef=coef, intercept=intercept, strength=strength)
 
 
 def _log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

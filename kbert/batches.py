@@ -38,7 +38,7 @@ class RaggedColumn:
     """Ragged int32 ids of all rows of a file, mapped from disk."""
 
     values: np.ndarray
-    """Ids of all rows after each other, int32 (tokens,)."""
+    """Ids of all rows after each other, int32 (tokens,); or float32 (vectors, hidden)."""
     offsets: np.ndarray
     """Where each row starts, and where the last one ends, int64 (rows + 1,)."""
 
@@ -210,7 +210,8 @@ def _dataset(
 
 def _spec(column: RaggedColumn) -> tuple[tf.TensorSpec, tf.TensorSpec]:
     """Of what its `gather` gives."""
-    return tf.TensorSpec([None], column.values.dtype), tf.TensorSpec([None], tf.int64)
+    shape = [None, *column.values.shape[1:]]
+    return tf.TensorSpec(shape, column.values.dtype), tf.TensorSpec([None], tf.int64)
 
 
 def _ragged(columns: tuple) -> list[tf.RaggedTensor]:

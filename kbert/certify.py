@@ -138,7 +138,7 @@ def _huggingface(
                 reference.part_of(model),
                 checkpoint,
                 tokenizer=task.tokenizer,
-                labels=task.labels or None,
+                labels=None if reference.of_encoder else task.labels or None,
                 problem_type=reference.problem_type,
                 formats=("safetensors",),
             )
@@ -163,8 +163,9 @@ def _huggingface(
         ours: [np.concatenate([window[theirs] for window in row]).tolist() for row in rows]
         for ours, theirs in HUGGINGFACE_IDS.items()
     }
-    compared = ", ids alone" if reference.of_encoder else ""
-    return Answers(ids, reference.answers(rows)), reference.architecture + compared, versions
+    found = reference.answers(rows, model) if reference.with_model else reference.answers(rows)
+    compared = "" if found else ", ids alone"
+    return Answers(ids, found), reference.architecture + compared, versions
 
 
 def _in_the_types_of(python: Answers, found: Answers) -> Answers:

@@ -381,19 +381,26 @@ class RegressionOptions:
 
 
 @dataclass
-class FeaturesOptions:
+class FeaturesOptions(ClassificationOptions):
     """Texts, or pairs of texts, into classes by a linear classifier on a BERT that stays as it is.
 
     The features of all rows are computed once and cached, so that training takes seconds.
     """
 
-    name: Literal["features"] = "features"
+    name: Literal["features"] = "features"  # pyright: ignore[reportIncompatibleVariableOverride]
     """The task."""
     classifier: Literal["keras", "scikit-learn"] = "keras"
     """keras: train.epochs and the rest of train; scikit-learn: its logistic regression, without
     them."""
     pooling: Literal["mean", "cls"] = "mean"
     """Features of a text: the mean of its pieces' last states, or the state of [CLS]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classifier == "scikit-learn" and self.label_smoothing:
+            raise InputError(
+                "task.label_smoothing: scikit-learn's classifier has none; set it to 0."
+            )
 
 
 @dataclass

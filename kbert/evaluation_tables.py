@@ -18,7 +18,7 @@ def classes_tables(metrics: Mapping[str, Any]) -> list[Table]:
     Args:
         metrics: A split's block of metrics.json; intervals and baseline are shown where they are.
     """
-    tables = [overall_table(metrics), _class_table(metrics)]
+    tables = [overall_table(metrics), class_table(metrics)]
     labels = metrics["labels"]
     if len(labels) <= MOST_CLASSES:
         counts = zip(labels, metrics["confusion_matrix"], strict=True)
@@ -116,7 +116,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _class_table(metrics: Mapping[str, Any]) -> Table:
+def class_table(metrics: Mapping[str, Any]) -> Table:
     """One row a class, with the baseline's F1 where there is one."""
     per_class = metrics["per_class"]
     names = list(next(iter(per_class.values())))

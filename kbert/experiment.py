@@ -57,13 +57,19 @@ class Experiment:
 
     def check(self) -> None:
         """InputError if the model has too few positions, blocks or heads, if there is no metric of
-        that name, or not the validation split that is needed."""
+        that name, not the validation split that is needed, or no such model of HuggingFace's."""
         model = model_config(self.task, self.checkpoint, self.config.model, self.config.train)
         _check_attention(self.config.monitor, model)
         check_best_metric(self.task, self.splits.get("validation"), self.config.train)
         if getattr(self.config.task, "calibrate", False) and "validation" not in self.splits:
             raise InputError(
                 "task.calibrate needs a validation split: data.validation or a fraction."
+            )
+
+        reference = self.task.reference()
+        if self.config.export.huggingface and (reference is None or reference.of_encoder):
+            raise InputError(
+                "export.huggingface: transformers has no model of this task; leave it out."
             )
 
     def new_model(self) -> keras.Model:
@@ -93,7 +99,10 @@ class Experiment:
     def exact_model(self, model: keras.Model) -> keras.Model:
         """The same weights in float32, whatever they were trained in: to measure and export."""
         exact = self.in_float32().new_model()
-        copy_weights(model, exact)
+        if getattr(self.task, "has_features", False):  # then the classifier is all that was trained
+            copy_weights(model.get_layer("classifier"), exact.get_layer("classifier"))
+        else:
+            copy_weights(model, exact)
         return exact
 
     def take(self, rows: np.ndarray) -> Experiment:

@@ -13,6 +13,7 @@ from keras import ops
 from kbert.config import EncoderConfig
 from kbert.encoder import Dropout, activation_function
 from kbert.errors import InputError
+from kbert.pooling import PoolingName, pooling_layer
 from kbert.window_pooling import Pooling, WindowPooling
 
 HEADS = (
@@ -142,6 +143,39 @@ def joint_classifier(
         "intent": _dense(config, num_intents, "intent_classifier")(pooled),
     }
     return keras.Model(encoder.input, logits, name="joint_classifier")
+
+
+def feature_classifier(
+    encoder: keras.Model,
+    config: EncoderConfig,
+    *,
+    pooling: PoolingName,
+    num_labels: int,
+    dtype: str | keras.DTypePolicy = "float32",
+) -> keras.Model:
+    """Classes of whole texts by pooled states: pooling -> dropout -> dense.
+
+    It is none of HuggingFace's. Arguments as `sequence_classifier`, and how states are pooled.
+
+    Returns:
+        A model of the encoder's inputs to logits (batch, labels).
+    """
+    states, mask = _outputs(encoder)["sequence_output"], encoder.input["padding_mask"]
+    features = _classifier_dropout(config, dtype)(pooling_layer(pooling)(states, padding_mask=mask))
+    logits = _dense(config, num_labels, "classifier")(features)
+    return keras.Model(encoder.input, logits, name="feature_classifier")
+
+
+def linear_classifier(config: EncoderConfig, *, num_labels: int) -> keras.Model:
+    """What `feature_classifier` has after its pooling.
+
+    Returns:
+        A model of `features`, float32 (batch, hidden), to logits (batch, labels).
+    """
+    features = keras.Input((config.hidden_dim,), name="features")
+    dropped = _classifier_dropout(config, "float32")(features)
+    logits = _dense(config, num_labels, "classifier")(dropped)
+    return keras.Model({"features": features}, logits, name="linear_classifier")
 
 
 def question_answering(encoder: keras.Model, config: EncoderConfig) -> keras.Model:

@@ -14,6 +14,7 @@ import keras
 from kbert.config import Config
 from kbert.evaluation import measure
 from kbert.experiment import Experiment, Materials
+from kbert.features import trained_part
 from kbert.memory import released
 from kbert.terminal import ProgressReport
 from kbert.training import Diverged, Progress, save_weights
@@ -105,7 +106,11 @@ def train_watched(
         name: Its name on the terminal.
         folder: Where checkpoints are.
         tensorboard: Where the curves go; None for nowhere.
+
+    Returns:
+        What was trained, for `Experiment.exact_model`, and how it went.
     """
+    experiment = trained_part(experiment)
     report = ProgressReport(name, total_steps=experiment.total_steps)
     view = None if tensorboard is None else TrainingView(experiment, tensorboard)
     model = experiment.new_model()

@@ -433,10 +433,6 @@ def _save_for_huggingface(model: keras.Model, task: Any, folder: Path) -> None:
     if folder.exists():  # it is written whole or not at all
         return
     reference = task.reference()
-    if reference is None or reference.of_encoder:
-        raise InputError(
-            "export.huggingface: transformers has no model of this task; leave it out."
-        )
     save_checkpoint(
         reference.part_of(model),
         folder,

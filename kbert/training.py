@@ -265,8 +265,8 @@ def load_weights(model: keras.Model, path: Path) -> None:
         variable.assign(tensors[variable.path])
 
 
-def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Give one model the weights of another of the same structure, whatever the dtype policy."""
+def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Give a model, or a layer, the weights of another of the same structure, of any dtype."""
     for theirs, ours in zip(source.weights, target.weights, strict=True):
         ours.assign(theirs)
 

@@ -550,6 +550,8 @@ class TrainingView:
             with told("vectors after training"):
                 self.projection.set_model(model)
                 self.projection.finish()
+        if "encoder" not in {layer.name for layer in model.layers}:
+            return  # what was trained reads features
         with told("attention"):
             draw_attention(self.experiment, model, self._attention_texts(), self.files.validation)
 

@@ -22,6 +22,7 @@ import tensorflow as tf
 from kbert.config import Config
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials
+from kbert.features import trained_part
 from kbert.memory import released
 from kbert.monitor import end_trial, start_trial
 from kbert.oracles import BEAT_SECONDS, DEFAULT, KeptOracle
@@ -129,7 +130,7 @@ class TaskHyperModel(keras_tuner.HyperModel):
     def experiment(self, values: Mapping[str, Value]) -> Experiment:
         """What a trial with these hyper-parameters trains."""
         config = self.config if DEFAULT in values else with_values(self.config, values)
-        experiment = self.materials.experiment(config)
+        experiment = trained_part(self.materials.experiment(config))
         return experiment if self.rows is None else experiment.take(self.rows)
 
     def shown_values(self, values: Mapping[str, Value]) -> dict[str, Value]:

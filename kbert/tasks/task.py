@@ -83,7 +83,7 @@ class Reference:
 
     architecture: str
     """transformers' class, such as BertForSequenceClassification."""
-    answers: Callable[[list[list[dict[str, np.ndarray]]]], dict[str, np.ndarray]]
+    answers: Callable[..., dict[str, np.ndarray]]
     """What serving_default should give, some or all outputs by name, each (texts, ...), from what
     the model gives for each window of each text (one window without a stride): its outputs by
     HuggingFace's names, without the axis of the batch and unpadded (logits of BertForMaskedLM at
@@ -103,6 +103,8 @@ class Reference:
     """Content, by path, of what else belongs into the folder of such a checkpoint."""
     of_encoder: bool = False
     """Whether it is the model's encoder alone, and HuggingFace has no model of the whole use."""
+    with_model: bool = False
+    """Whether `answers` is called with our model too, to make up for what it has not."""
 
     def part_of(self, model: keras.Model) -> keras.Model:
         """What of our model it has."""
