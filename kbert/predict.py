@@ -184,7 +184,7 @@ def _write_parts(
             if not parts.has(done):
                 bar.update(done)
                 texts = _texts(predictor, source, table)
-                answers = answer_columns(predictor, texts, batch_size=batch_size)
+                answers = predictor.answer_columns(texts, batch_size=batch_size)
                 parts.write(done, _with_kept(table, done, keep, answers))
             done += len(table)
     finally:
@@ -267,34 +267,6 @@ def _texts(
     }
 
 
-def answer_columns(
-    predictor: Predictor, texts: Mapping[str, Sequence[str]], *, batch_size: int
-) -> dict[str, list]:
-    """The answers in columns of a file: those of the run's task, or the outputs as they are.
-
-    Args:
-        predictor: What answers.
-        texts: One string a row for each input.
-        batch_size: Rows that are computed at once.
-    """
-    from kbert.fresh_process import decoded
-
-    task = predictor.task
-    columns: dict[str, list] = {}
-    total = len(texts[predictor.inputs[0]])
-    for places, outputs in predictor.batches(texts, batch_size=batch_size):
-        if task is None:
-            rows = predictor.rows(outputs)
-            found: Mapping[str, list] = {name: [row[name] for row in rows] for name in outputs}
-        else:
-            found = task.answer_columns({key: decoded(value) for key, value in outputs.items()})
-        for name, values in found.items():
-            column = columns.setdefault(name, [None] * total)
-            for place, value in zip(places, values, strict=True):
-                column[place] = value
-    return columns
-
-
 def _with_kept(
     table: pa.Table, start: int, keep: Sequence[str], answers: Mapping[str, list]
 ) -> dict[str, list]:
@@ -344,7 +316,7 @@ def _print_answers(options: argparse.Namespace) -> None:
     check = _request_check(predictor)
     if check is not None and (bad := check(texts)) is not None:
         raise InputError(f"text {bad[0] + 1}: {bad[1]}")
-    columns = answer_columns(predictor, texts, batch_size=options.batch_size)
+    columns = predictor.answer_columns(texts, batch_size=options.batch_size)
     for number, row in enumerate(rows):
         print(row if isinstance(row, str) else " | ".join(row))
         for line in _lines({name: values[number] for name, values in columns.items()}):

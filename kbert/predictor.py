@@ -156,6 +156,30 @@ class Predictor:
                     raise InputError(f"{self.source}: its output {name!r} is not one a row.")
             yield places, outputs
 
+    def answer_columns(
+        self, texts: Mapping[str, Sequence[str]], *, batch_size: int = BATCH_SIZE
+    ) -> dict[str, list]:
+        """Answers as columns of a file: those of the run's task, or the outputs as they are.
+
+        Args:
+            texts: One string a row for each input.
+            batch_size: Rows that are computed at once.
+        """
+        columns: dict[str, list] = {}
+        total = len(texts[self.inputs[0]])
+        for places, outputs in self.batches(texts, batch_size=batch_size):
+            for name, values in self._columns(outputs).items():
+                column = columns.setdefault(name, [None] * total)
+                for place, value in zip(places, values, strict=True):
+                    column[place] = value
+        return columns
+
+    def _columns(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, list]:
+        if self.task is not None:
+            return self.task.answer_columns({key: decoded(of) for key, of in outputs.items()})
+        rows = self.rows(outputs)
+        return {name: [row[name] for row in rows] for name in outputs}
+
     def rows(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """The outputs of a batch as plain Python values, a dictionary for each row."""
         lengths = self._lengths(outputs)

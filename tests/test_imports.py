@@ -106,6 +106,7 @@ LEVELS = {
     "plots": GROUND,
     "search_plots": {"plots", "trials", *GROUND},
     "evaluation_plots": {"plots", *GROUND},
+    "progress": set(),
     "terminal": {"progress", "tasks.task", "trials"},
     "answer_files": GROUND,
     "predictor": {
