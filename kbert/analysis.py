@@ -142,6 +142,8 @@ def _lengths(task: Task, splits: Mapping[str, EncodedSplit]) -> dict[str, Any]:
     edges are whole numbers, ascending; a bin holds what is at least its lower edge and under its
     upper one, and the last one all longer texts too.
     """
+    from kbert.batches import cut_rows  # with TensorFlow
+
     lengths = splits["train"].lengths
     top = min(int(lengths.max(initial=1)), LONGEST_SHOWN * task.max_length)
     width = math.ceil((top + 1) / LENGTH_BINS)
@@ -152,15 +154,9 @@ def _lengths(task: Task, splits: Mapping[str, EncodedSplit]) -> dict[str, Any]:
         "median": float(np.median(lengths)),
         "longest": int(lengths.max(initial=0)),
         "max_length": task.max_length,
-        "truncated": {name: _truncated(split, task) for name, split in splits.items()},
+        "truncated": {name: cut_rows(split, task) for name, split in splits.items()},
         "rows": {name: len(split) for name, split in splits.items()},
     }
-
-
-def _truncated(split: EncodedSplit, task: Task) -> int:
-    """Rows that do not fit beside [CLS] and a [SEP] a segment."""
-    room = task.max_length - len(split.segments) - 1
-    return int((split.lengths > room).sum())
 
 
 # The texts behind the figures

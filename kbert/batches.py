@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.data import Source, Split, read_rows
+from kbert.preprocessing import BertWindowPacker
 from kbert.preprocessing.threads import map_in_threads
 from kbert.tasks.task import Gold, Rows, Task
 
@@ -150,6 +151,12 @@ def length_order(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def evaluation_order(split: EncodedSplit, task: Task, *, batch_size: int) -> list[np.ndarray]:
+    """Positions of the rows of each batch of `evaluation_batches`."""
+    # texts that are cut, or read in windows, are of one length: windows spread over the batches
+    return length_order(np.minimum(split.lengths, task.max_length), batch_size=batch_size)
+
+
 def training_batches(
     split: EncodedSplit, task: Task, *, batch_size: int, seed: int, epoch: int, start: int = 0
 ) -> tf.data.Dataset:
@@ -162,7 +169,7 @@ def training_batches(
 
 def evaluation_batches(split: EncodedSplit, task: Task, *, batch_size: int) -> tf.data.Dataset:
     """(inputs, targets, weights) of every row, sorted by length; the same at every call."""
-    order = length_order(split.lengths, batch_size=batch_size)
+    order = evaluation_order(split, task, batch_size=batch_size)
     return _dataset(split, task, order, [(0, step) for step in range(len(order))])
 
 
@@ -175,12 +182,44 @@ def epoch_sizes(
         int64 (batches, 3): rows, tokens ([CLS] and [SEP] among them), and positions, which are
         tokens and padding.
     """
-    longest = np.minimum(split.longest, task.max_length)
-    order = epoch_order(longest, batch_size=batch_size, seed=seed, epoch=epoch)
-    # [CLS], and a [SEP] after each segment
-    packed = np.minimum(split.lengths + 1 + len(split.segments), task.max_length)
-    sizes = [(len(rows), packed[rows].sum(), len(rows) * packed[rows].max()) for rows in order]
+    order = epoch_order(
+        np.minimum(split.longest, task.max_length), batch_size=batch_size, seed=seed, epoch=epoch
+    )
+    windows, tokens, longest = _packed_sizes(split, task)
+    sizes = [
+        (len(rows), tokens[rows].sum(), windows[rows].sum() * longest[rows].max()) for rows in order
+    ]
     return np.array(sizes, np.int64)
+
+
+def cut_rows(split: EncodedSplit, task: Task) -> int:
+    """How many rows have an end that is not read."""
+    if not isinstance(task.packer, BertWindowPacker):
+        return int((split.lengths + 1 + len(split.segments) > task.max_length).sum())
+    rows, starts, held = _windows(split, task)
+    read = np.zeros(len(split), np.int64)
+    np.maximum.at(read, rows, starts + np.sum(held, axis=0))
+    return int((read < split.lengths).sum())
+
+
+def _windows(split: EncodedSplit, task: Task) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """`BertWindowPacker.place` of all rows."""
+    lengths = [tf.constant(of.lengths(split.rows), tf.int32) for of in split.segments]
+    rows, starts, held = task.packer.place(lengths)
+    return rows.numpy(), starts.numpy(), [part.numpy() for part in held]
+
+
+def _packed_sizes(split: EncodedSplit, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row its windows, all of their tokens, and the tokens of the longest one."""
+    special = 1 + len(split.segments)  # [CLS], and a [SEP] after each segment
+    if not isinstance(task.packer, BertWindowPacker):
+        packed = np.minimum(split.lengths + special, task.max_length)
+        return np.ones_like(packed), packed, packed
+    rows, _, held = _windows(split, task)
+    tokens = np.sum(held, axis=0) + special
+    first = np.flatnonzero(np.diff(rows, prepend=-1))
+    windows = np.diff(first, append=len(tokens))
+    return windows, np.add.reduceat(tokens, first), np.maximum.reduceat(tokens, first)
 
 
 def _dataset(

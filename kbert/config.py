@@ -327,6 +327,8 @@ class ExportOptions:
             _check(valid, "export.name", "a plain name, without / \\ : % ? #", self.name)
 
 
+WITH_WINDOWS = ("classification", "multi_label", "regression", "question_answering")
+"""Tasks that read a long text in windows (data.stride)."""
 Pooling = Literal["mean", "max"]
 """How the answers to the windows of a long text become one."""
 
@@ -716,6 +718,16 @@ def _require(config: Config) -> None:
             "--model.checkpoint is missing: a folder in HuggingFace layout or a hub id; or, for a "
             "model from scratch, --model.vocab vocab.txt or --model.vocab_size."
         )
+    if config.data.stride is not None:
+        if config.task.name not in WITH_WINDOWS:
+            raise InputError(
+                f"data.stride: {config.task.name} reads no windows, as {', '.join(WITH_WINDOWS)} "
+                "do; leave it out."
+            )
+        if config.train.xla:
+            raise InputError(
+                "train.xla goes without data.stride: every batch has another number of windows."
+            )
 
 
 def _one_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import tensorflow as tf
 
-from kbert.batches import EncodedSplit, evaluation_batches, length_order
+from kbert.batches import EncodedSplit, evaluation_batches, evaluation_order
 from kbert.calibration import softmax
 from kbert.metrics import classes_report, intervals, probability_figures
 from kbert.paired_tests import mcnemar
@@ -48,7 +48,7 @@ class Evaluator:
         self.gold = split.gold
         self.generates = generate and task.generates
         self.batches = evaluation_batches(split, task, batch_size=batch_size)
-        order = np.concatenate(length_order(split.lengths, batch_size=batch_size))
+        order = np.concatenate(evaluation_order(split, task, batch_size=batch_size))
         self.places = np.argsort(order)
         self.losses = by_output(task.loss())
         found = task.metrics()

@@ -10,11 +10,10 @@ import keras
 import keras_nlp
 from keras import ops
 
-from kbert.config import EncoderConfig
+from kbert.config import EncoderConfig, Pooling
 from kbert.encoder import Dropout, activation_function
 from kbert.errors import InputError
-from kbert.pooling import PoolingName, pooling_layer
-from kbert.window_pooling import Pooling, WindowPooling
+from kbert.window_pooling import WindowPooling
 
 HEADS = (
     "encoder",

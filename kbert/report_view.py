@@ -212,6 +212,7 @@ def data(run: Run) -> dict[str, Any] | None:
         "hashed": any(split["sha256"] for split in splits),
         "max_length": run.analysis.get("lengths", {}).get("max_length")
         or run.config.get("data", {}).get("max_length"),
+        "has_windows": run.config.get("data", {}).get("stride") is not None,
         "columns": run.analysis.get("columns") or _columns(run),
         "balance": _balance(run),
         "within": {name: count for name, count in duplicates.items() if "/" not in name},

@@ -22,7 +22,7 @@ import tensorflow as tf
 import yaml
 
 from kbert.analysis import analyse, measured_split, write_analysis
-from kbert.attribution import METHOD, explain
+from kbert.attribution import METHOD, OF_WINDOWS, explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.certificate import PLACE, read_certificate
 from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
@@ -496,7 +496,7 @@ def _analyse(
         baseline=measured[shown].baseline,
         temperature=calibration.get("temperature"),
         explain=functools.partial(explain, trained.model, task),
-        attribution=METHOD,
+        attribution=METHOD if experiment.config.data.stride is None else METHOD + OF_WINDOWS,
     )
 
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from kbert import monitor
 from kbert.attribution import attentions
-from kbert.batches import EncodedSplit, epoch_sizes, evaluation_batches, length_order
+from kbert.batches import EncodedSplit, epoch_sizes, evaluation_batches, evaluation_order
 from kbert.calibration import reliability
 from kbert.config import as_yaml
 from kbert.data import read_rows
@@ -30,6 +30,7 @@ from kbert.metrics import classification_figures
 from kbert.plots import png
 from kbert.tasks.task import Task
 from kbert.training import Watcher
+from kbert.window_pooling import WindowPooling
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +297,11 @@ class ForwardPass:
         if self.function is None:
             outputs = [model.output]
             if "classifier_dropout" in {layer.name for layer in model.layers}:
-                outputs.append(model.get_layer("classifier_dropout").input)
+                vectors = model.get_layer("classifier_dropout").input
+                if "rows" in model.input:  # of windows: a text's vector is their mean
+                    pool = WindowPooling("mean", dtype="float32", name="mean_of_windows")
+                    vectors = pool(vectors, model.input["rows"])
+                outputs.append(vectors)
             both = keras.Model(model.input, outputs, name="model")
             self.function = tf.function(lambda inputs: both(inputs, training=False))
         specs = {
@@ -368,7 +373,7 @@ class Projection(Watcher):
             [tensor.numpy().astype(np.float32) for tensor in forward(**inputs)]
             for inputs, _, _ in evaluation_batches(self.split, self.task, batch_size=BATCH_SIZE)
         ]
-        order = np.concatenate(length_order(self.split.lengths, batch_size=BATCH_SIZE))
+        order = np.concatenate(evaluation_order(self.split, self.task, batch_size=BATCH_SIZE))
         logits, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
         places = np.argsort(order)
         return vectors[places], logits[places]

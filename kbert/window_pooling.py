@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 import tensorflow as tf
 
+from kbert.config import Pooling
 from kbert.errors import InputError
-
-Pooling = Literal["mean", "max"]
-"""How the answers of a text's windows become one."""
 
 
 @keras.saving.register_keras_serializable(package="kbert")

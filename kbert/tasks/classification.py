@@ -68,7 +68,13 @@ class Classification:
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:
         """Encoder and classifier, to logits float32 (batch, classes)."""
-        return sequence_classifier(encoder, config, num_labels=len(self.labels), dtype=dtype)
+        return sequence_classifier(
+            encoder,
+            config,
+            num_labels=len(self.labels),
+            window_pooling=self.inputs.window_pooling,
+            dtype=dtype,
+        )
 
     def loss(self) -> keras.losses.Loss:
         """Softmax cross-entropy, a mean weighted by class weights."""
@@ -168,8 +174,7 @@ class Classification:
     def reference(self) -> Reference:
         """BertForSequenceClassification."""
 
-        def answers(rows: list[list[dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-            logits = np.stack([window["logits"] for (window,) in rows])
+        def answers(logits: np.ndarray) -> dict[str, np.ndarray]:
             index = logits.argmax(axis=-1).astype(np.int32)
             return {
                 "label": np.array(self.labels, object)[index],
@@ -178,7 +183,7 @@ class Classification:
                 "logits": logits,
             }
 
-        return Reference("BertForSequenceClassification", answers, "single_label_classification")
+        return self.inputs.reference(answers, "single_label_classification")
 
     def _answers(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         return {

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from kbert.config import Config
-from kbert.preprocessing import BertPacker, WordPieceTokenizer
+from kbert.config import Config, Pooling, ProblemType
+from kbert.preprocessing import BertPacker, BertWindowPacker, WordPieceTokenizer
+from kbert.tasks.task import Reference
+
+MOST_WINDOWS = 64
+"""Of a text at most, whose end beyond them is cut off: no text, and no request, takes all memory."""
 
 
 class TextInputs:
@@ -16,6 +21,9 @@ class TextInputs:
 
     Columns beyond the second are joined to the second segment by a space, in the graph, so that a
     client sends columns and never joins.
+
+    With data.stride a text that is too long becomes up to `MOST_WINDOWS` windows that overlap, of a
+    pair the second text, and a model pools their answers (`kbert.window_pooling`).
 
     Args:
         config: Options of the run.
@@ -27,13 +35,12 @@ class TextInputs:
         self.names = input_names(len(config.data.text_columns))
         """Names of the served inputs."""
         self.encoding_key = [self.names, tokenizer.get_config()]
-        self.packer = BertPacker(
-            max_length=config.data.max_length,
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            name="packer",
+        self.stride = config.data.stride
+        self.window_pooling: Pooling | None = (
+            None if self.stride is None else config.task.window_pooling
         )
+        """How the answers to a text's windows become one; None where texts are truncated."""
+        self.packer = _packer(config, tokenizer)
 
     def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:
         """Strings to ids: one segment for one column, two for more."""
@@ -43,16 +50,57 @@ class TextInputs:
         return [self.tokenizer(segment) for segment in segments]
 
     def pack(self, segments: list[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
-        """Ids to the encoder's inputs."""
-        return self.packer(segments)
+        """Ids to the model's inputs: the encoder's and, with windows, the `rows` they are of."""
+        packed = self.packer(segments)
+        packed.pop("starts", None)
+        return packed
 
     def preprocess(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Strings to the encoder's inputs."""
+        """Strings to the model's inputs."""
         return self.pack(self.encode(list(texts)))
 
     def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
         """Each column is an input."""
         return {name: list(texts) for name, texts in zip(self.names, columns, strict=True)}
+
+    def reference(
+        self, answers: Callable[[np.ndarray], dict[str, np.ndarray]], problem_type: ProblemType
+    ) -> Reference:
+        """BertForSequenceClassification of the same texts, windows pooled.
+
+        Args:
+            answers: What serving_default should give, from the logits (texts, classes).
+            problem_type: What the logits mean.
+        """
+        pool = np.max if self.window_pooling == "max" else np.mean
+
+        def of_windows(rows: Sequence[Sequence[Mapping[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+            logits = [pool([window["logits"] for window in row], axis=0) for row in rows]
+            return answers(np.stack(logits))
+
+        is_pair = self.stride is not None and len(self.names) > 1
+        return Reference(
+            "BertForSequenceClassification",
+            of_windows,
+            problem_type,
+            truncation="only_second" if is_pair else "longest_first",
+            stride=self.stride,
+            max_windows=MOST_WINDOWS,
+        )
+
+
+def _packer(config: Config, tokenizer: WordPieceTokenizer) -> BertPacker | BertWindowPacker:
+    special = {
+        "cls_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    max_length, stride = config.data.max_length, config.data.stride
+    if stride is None:
+        return BertPacker(max_length=max_length, name="packer", **special)
+    return BertWindowPacker(
+        max_length=max_length, stride=stride, max_windows=MOST_WINDOWS, name="packer", **special
+    )
 
 
 def input_names(columns: int) -> tuple[str, ...]:
