@@ -67,6 +67,8 @@ class EncodedSplit:
     """The file; None where the ids are of no file."""
     targets: tuple[RaggedColumn, ...] = ()
     """What `Task.encode_targets` made of the answers."""
+    outside: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    """Numbers of the rows of the split that are of no class, which `rows` leave out, int64."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,6 +92,11 @@ class EncodedSplit:
         """Some of the rows, by their position in the split."""
         labels = None if self.labels is None else self.labels[positions]
         return dataclasses.replace(self, rows=self.rows[positions], labels=labels)
+
+    @property
+    def out_of_scope(self) -> EncodedSplit:
+        """The rows that are of no class, as rows without a label."""
+        return dataclasses.replace(self, rows=self.outside, labels=None, outside=self.outside[:0])
 
     @property
     def gold(self) -> Gold:
@@ -118,7 +125,12 @@ def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedS
         for kind in (SEGMENT, TARGET)
     }
     return EncodedSplit(
-        columns[SEGMENT], split.rows, split.labels, split.source, targets=columns[TARGET]
+        columns[SEGMENT],
+        split.rows,
+        split.labels,
+        split.source,
+        targets=columns[TARGET],
+        outside=split.outside,
     )
 
 

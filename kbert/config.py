@@ -349,12 +349,14 @@ class ClassificationOptions:
     window_pooling: Pooling = "mean"
     """How the logits of a long text's windows (data.stride) become those of the text."""
     out_of_scope: str | None = None
-    """Answer of the exported model to a text of no class: where the largest probability is under a
-    threshold, fitted on the validation rows, some of which have this label."""
+    """Answer of the exported model to a text of no class, such as oos: where no probability reaches
+    a threshold, which is fitted on validation rows, some of which have this label; training rows
+    with it are left out."""
 
     def __post_init__(self) -> None:
         valid = 0 <= self.label_smoothing < 1
         _check(valid, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
+        _check(self.out_of_scope != "", "task.out_of_scope", "a label", self.out_of_scope)
 
 
 @dataclass

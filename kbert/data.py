@@ -70,6 +70,8 @@ class Columns:
     label: str | None = None
     """One label, or number, a row; a test file may lack it."""
     label_kind: Literal["class", "number"] = "class"
+    outside: str | None = None
+    """Label of rows that are of no class; they are kept apart from the others."""
     targets: tuple[str, ...] = ()
     """Further columns of answers to learn."""
     lists: tuple[str, ...] = ()
@@ -151,6 +153,8 @@ class Split:
     labels: np.ndarray | None
     """int32 (rows,): index of each row's label in `DataSet.labels`; or float32 (rows,): its number;
     None without labels."""
+    outside: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """int64: numbers of the rows with the label `Columns.outside`, which `rows` leave out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,19 +212,18 @@ def read_dataset(options: DataOptions, columns: Columns, *, seed: int) -> DataSe
             rows[name] = np.arange(len(scans[name].hashes))
         elif fraction > 0:
             fractions[name] = fraction
-    if train.codes is not None and len(train.names) < 2:
+    labels = tuple(sorted(set(train.names) - {columns.outside}))
+    if train.codes is not None and len(labels) < 2:
         raise InputError(
             f"{train.source.path}: every row has the label {next(iter(train.names))!r} (column "
             f"{columns.label!r}); training needs two labels or more."
         )
     rows |= _draw(train, fractions, seed)
     names = [name for name in ("train", "validation", "test") if name in rows]
-    labels = tuple(sorted(train.names))
     splits, hashes = {}, {}
     for name in names:
         scan = scans.get(name, train)
-        found = _labels(scan, labels, str(train.source.path))
-        splits[name] = Split(scan.source, rows[name], None if found is None else found[rows[name]])
+        splits[name] = _split(scan, rows[name], columns, labels, str(train.source.path))
         hashes[name] = scan.hashes[rows[name]]
     target_names = {name: tuple(sorted(found)) for name, found in train.target_names.items()}
     return DataSet(splits, labels, _count_duplicates(hashes), target_names)
@@ -241,8 +244,7 @@ def read_split(
         InputError: a file that cannot be read, or a label that is not among the labels.
     """
     scan = _scan(_open_source(str(path), "test", options, columns), columns)
-    found = _labels(scan, labels, "the training data")
-    return Split(scan.source, np.arange(len(scan.hashes)), found)
+    return _split(scan, np.arange(len(scan.hashes)), columns, labels, "the training data")
 
 
 def read_rows(source: Source, rows: np.ndarray, columns: Sequence[str]) -> dict[str, list[str]]:
@@ -1034,15 +1036,34 @@ def _hash(columns: list[pa.Array]) -> np.ndarray:
 # Splitting
 
 
-def _labels(scan: _Scan, labels: tuple[str, ...], origin: str) -> np.ndarray | None:
+def _split(
+    scan: _Scan, rows: np.ndarray, columns: Columns, labels: tuple[str, ...], origin: str
+) -> Split:
+    """Some rows of a file, with those of no class apart."""
+    found = _labels(scan, labels, origin, outside=columns.outside)
+    if found is None:
+        return Split(scan.source, rows, None)
+    is_outside = np.zeros(len(rows), bool) if columns.outside is None else found[rows] < 0
+    if is_outside.all():
+        raise InputError(
+            f"{scan.source.path}: every row has the label {columns.outside!r}, which is no class; "
+            "add rows of the classes."
+        )
+    inside = rows[~is_outside]
+    return Split(scan.source, inside, found[inside], rows[is_outside])
+
+
+def _labels(
+    scan: _Scan, labels: tuple[str, ...], origin: str, *, outside: str | None
+) -> np.ndarray | None:
     """Of each row its number, float32, or its index, int32, in the sorted training labels, which
-    come from `origin`; None where there are none."""
+    come from `origin`, and -1 for `outside`; None where there are none."""
     if scan.codes is None:
         return scan.numbers
     index = {name: position for position, name in enumerate(labels)}
     table = np.array([index.get(name, -1) for name in scan.names], np.int32)
     indices = table[scan.codes]
-    unknown = indices < 0
+    unknown = (indices < 0) & np.array([name != outside for name in scan.names])[scan.codes]
     if unknown.any():
         row = int(unknown.argmax())
         raise InputError(

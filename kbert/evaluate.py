@@ -104,7 +104,7 @@ def evaluate(
     import tensorflow as tf
 
     from kbert.data import read_rows
-    from kbert.evaluation import collect, write_predictions
+    from kbert.evaluation import collect, collect_outside, write_predictions
     from kbert.evaluation_tables import verdict_line
     from kbert.finished_run import open_run
     from kbert.terminal import print_table
@@ -124,13 +124,14 @@ def evaluate(
     columns = read_rows(part.source, part.split.rows, slice_by)
     model, task = run.model(part.experiment), part.experiment.task
     outputs = collect(model, task, part.split)
-    measured = _measure(run, part, outputs, columns)
+    outside = collect_outside(model, task, part.split)
+    measured = _measure(run, part, outputs, columns, outside=outside)
     for table in measured.tables:
         print_table(dataclasses.replace(table, title=f"{name}: {table.title}"))
     if line := verdict_line(measured.metrics, name):
         print(line)
     with _replaced(output) as beside:
-        write_predictions(beside / PREDICTIONS, task, part.split, outputs)
+        write_predictions(beside / PREDICTIONS, task, part.split, outputs, outside=outside)
         if measured.metrics:
             told = {"run": str(folder), "file": str(part.source.path), **measured.metrics}
             text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
@@ -198,6 +199,8 @@ def _measure(
     part: Part,
     outputs: Mapping[str, np.ndarray],
     columns: Mapping[str, Sequence[str]],
+    *,
+    outside: Mapping[str, np.ndarray] | None,
 ) -> Measured:
     """Figures and tables of some rows, which may have no labels and whose task no classes."""
     from kbert.evaluation import appraise
@@ -209,7 +212,12 @@ def _measure(
     baseline = _baseline(run, part) if task.classifies else None
     temperature = run.fitted.get("temperature")
     metrics = appraise(
-        task, part.split.gold, dict(outputs), baseline=baseline, temperature=temperature
+        task,
+        part.split.gold,
+        dict(outputs),
+        baseline=baseline,
+        temperature=temperature,
+        outside=outside,
     )
     tables = task.tables(metrics)
     if task.classifies and labels is not None:

@@ -17,6 +17,7 @@ from kbert.batches import EncodedSplit, evaluation_batches, evaluation_order
 from kbert.calibration import softmax
 from kbert.metrics import classes_report, intervals, probability_figures
 from kbert.paired_tests import mcnemar
+from kbert.scope import scope_report
 from kbert.tasks.task import Gold, Task
 from kbert.whole_files import written_whole
 
@@ -153,6 +154,13 @@ def collect(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, np
     return Evaluator(model, task, split, generate=True).validate()[1]
 
 
+def collect_outside(
+    model: keras.Model, task: Task, split: EncodedSplit
+) -> dict[str, np.ndarray] | None:
+    """The outputs of the rows of a split that are of no class; None where there are none."""
+    return collect(model, task, split.out_of_scope) if len(split.outside) else None
+
+
 def measure(model: keras.Model, task: Task, split: EncodedSplit) -> dict[str, Any]:
     """The task's figures of a split."""
     return task.score(collect(model, task, split), split.gold)
@@ -165,12 +173,14 @@ def appraise(
     *,
     baseline: np.ndarray | None,
     temperature: float | None,
+    outside: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """All that metrics.json says of a split.
 
     To `task.score` it adds, for a task that classifies: `intervals` by bootstrap; under `baseline`
     the same figures of the linear model, and under `paired` McNemar's test of the two; under
-    `calibration` what the temperature does to log loss and calibration error.
+    `calibration` what the temperature does to log loss and calibration error; and under
+    `out_of_scope` what the threshold does, see `kbert.scope.scope_report`.
 
     Args:
         task: What was done.
@@ -178,6 +188,7 @@ def appraise(
         outputs: What `collect` found.
         baseline: The linear model's probabilities (rows, classes); None without one.
         temperature: Fitted on the validation split, applied or not; None without one.
+        outside: What `collect_outside` found.
     """
     metrics, labels = task.score(outputs, gold), gold.labels
     if labels is None or not task.classifies:
@@ -202,6 +213,10 @@ def appraise(
             **_calibration("before", labels, softmax(outputs["logits"])),
             **_calibration("after", labels, softmax(outputs["logits"], temperature)),
         }
+    if outside is not None:
+        metrics["out_of_scope"] = scope_report(
+            labels, outputs["probabilities"], outside["probabilities"], threshold=task.threshold
+        )
     return metrics
 
 
@@ -213,19 +228,44 @@ def _calibration(
 
 
 def write_predictions(
-    path: Path, task: Task, split: EncodedSplit, outputs: dict[str, np.ndarray]
+    path: Path,
+    task: Task,
+    split: EncodedSplit,
+    outputs: dict[str, np.ndarray],
+    *,
+    outside: dict[str, np.ndarray] | None = None,
 ) -> None:
     """A CSV of the task's predictions: row (from 1, in its file), label if known, prediction ...
 
     Nothing is written for a task without predictions.
+
+    Args:
+        path: The file.
+        task: What was done.
+        split: The rows.
+        outputs: What `collect` found.
+        outside: What `collect_outside` found.
     """
-    columns = task.predictions(outputs, split.gold)
-    if not columns:
-        return
-    table: dict[str, list] = {"row": [int(row) + 1 for row in split.rows]}
+    labels = None
     if split.labels is not None:
         named = bool(task.labels)
-        table["label"] = [task.labels[of] if named else str(of) for of in split.labels]
-    table.update(columns)
+        labels = [task.labels[of] if named else str(of) for of in split.labels]
+    table = _predictions(task, split, labels, outputs)
+    if table is None:
+        return
+    if outside is not None:
+        rows = split.out_of_scope
+        more = _predictions(task, rows, [task.options.out_of_scope] * len(rows), outside)
+        table = pa.concat_tables([table, more]).sort_by("row")
     with written_whole(path) as beside:
-        pa.csv.write_csv(pa.table(table), beside, pa.csv.WriteOptions(quoting_style="needed"))
+        pa.csv.write_csv(table, beside, pa.csv.WriteOptions(quoting_style="needed"))
+
+
+def _predictions(
+    task: Task, split: EncodedSplit, labels: list[str] | None, outputs: dict[str, np.ndarray]
+) -> pa.Table | None:
+    columns = task.predictions(outputs, split.gold)
+    if not columns:
+        return None
+    known = {} if labels is None else {"label": labels}
+    return pa.table({"row": split.rows + 1, **known, **columns})

@@ -61,6 +61,17 @@ def verdict_line(metrics: Mapping[str, Any], split: str) -> str | None:
     return f"{said.title} {said.text}"
 
 
+def scope_table(block: Mapping[str, Any]) -> Table:
+    """What `kbert.scope.scope_report` gives."""
+    rows = [
+        (name.replace("_", " "), _cell(value))
+        for name, value in block.items()
+        if name not in ("threshold", "rows")
+    ]
+    title = f"out of scope: no probability of {block['threshold']:.4f}, {block['rows']:,} rows"
+    return Table(title, ("", "BERT"), rows)
+
+
 def slices_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """What `kbert.slices.slice_table` gives."""
     columns: tuple[str, ...] = ("", "rows", "accuracy", "95% interval", "f1_macro")

@@ -65,6 +65,13 @@ class Experiment:
             raise InputError(
                 "task.calibrate needs a validation split: data.validation or a fraction."
             )
+        outside = getattr(self.config.task, "out_of_scope", None)
+        validation = self.splits.get("validation")
+        if outside is not None and (validation is None or not len(validation.outside)):
+            raise InputError(
+                f"task.out_of_scope: its threshold is fitted on validation rows with the label "
+                f"{outside!r}, and there are none; add some."
+            )
 
         reference = self.task.reference()
         if self.config.export.huggingface and (reference is None or reference.of_encoder):
@@ -208,4 +215,5 @@ def new_tokenizer(config: Config, checkpoint: Path | None, learned: Learned) -> 
 
 
 def _first_rows(split: EncodedSplit) -> EncodedSplit:
-    return split.take(np.arange(min(SMOKE_ROWS, len(split))))
+    first = split.take(np.arange(min(SMOKE_ROWS, len(split))))
+    return dataclasses.replace(first, outside=split.outside[:SMOKE_ROWS])

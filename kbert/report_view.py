@@ -442,6 +442,29 @@ def calibration(run: Run) -> dict[str, Any] | None:
     }
 
 
+def out_of_scope(run: Run) -> dict[str, Any] | None:
+    """What the threshold does, under which the answer is none of the classes."""
+    found = run.figures.get("out_of_scope")
+    if not found:
+        return None
+    titles = {
+        "accuracy": "accuracy over all texts, in scope and out of it",
+        "in_scope_accuracy": "accuracy in scope",
+        "in_scope_accuracy_without": "accuracy in scope without the threshold",
+        "recall": "share found of the texts out of scope",
+        "precision": "share of those answered so that are out of scope",
+        "roc_auc": "ROC AUC of the largest probability",
+    }
+    rows = [(title, found.get(name)) for name, title in titles.items()]
+    return {
+        "name": run.config.get("task", {}).get("out_of_scope"),
+        "threshold": found["threshold"],
+        "count": found["rows"],
+        "rows": [(title, value) for title, value in rows if value is not None],
+        "split": run.split,
+    }
+
+
 def slices(run: Run) -> dict[str, Any] | None:
     """How good the model is on parts of the rows."""
     found = {name: rows for name, rows in run.analysis.get("slices", {}).items() if rows}

@@ -27,7 +27,7 @@ from kbert.baseline import Baseline, fit_baseline
 from kbert.certificate import PLACE, read_certificate
 from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
 from kbert.errors import NO_ROOM, InputError
-from kbert.evaluation import appraise, collect, write_predictions
+from kbert.evaluation import appraise, collect, collect_outside, write_predictions
 from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
@@ -37,6 +37,7 @@ from kbert.monitor import end_trial, start_trial
 from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
+from kbert.scope import fit_threshold
 from kbert.search_space import Dimension, hyperparameters, read_space, with_values
 from kbert.serving_files import label_version, prepare
 from kbert.terminal import print_table, trials_table
@@ -74,6 +75,8 @@ class Measured:
     """Of every row, as `kbert.evaluation.collect` gives them."""
     baseline: np.ndarray | None
     """The linear model's probabilities (rows, classes)."""
+    outside: dict[str, np.ndarray] | None = None
+    """Outputs of the rows of no class."""
 
 
 def run(config: Config) -> int:
@@ -221,6 +224,9 @@ def _describe(materials: Materials, experiment: Experiment) -> None:
         f"{int(np.median(lengths))}, 95% {int(np.percentile(lengths, 95))}, "
         f"longest {int(lengths.max())} (max_length {task.max_length})"
     )
+    apart = [f"{name} {len(split.outside)}" for name, split in splits.items() if len(split.outside)]
+    if apart:
+        print(f"rows of no class, which training leaves out: {', '.join(apart)}")
     found = {name: count for name, count in materials.dataset.duplicates.items() if count}
     if found:
         counts = ", ".join(f"{name} {count}" for name, count in found.items())
@@ -255,8 +261,9 @@ def _train_and_export(
     _show(experiment, measured)
     if "test" in measured:
         predictions = folder / "predictions.csv"
-        outputs = measured["test"].outputs
-        write_predictions(predictions, experiment.task, experiment.splits["test"], outputs)
+        outputs, outside = measured["test"].outputs, measured["test"].outside
+        test = experiment.splits["test"]
+        write_predictions(predictions, experiment.task, test, outputs, outside=outside)
     _export(materials, config, trained, folder)
     save_weights(exact, folder / "checkpoints" / "model.safetensors")
     _report(materials, trained, measured, metrics, folder)
@@ -458,9 +465,19 @@ def _measure(
             fitted = task.fit_on_validation(outputs, gold)
             if task.use_fitted(fitted):
                 outputs = collect(model, task, splits[name])
-        temperature = fitted.get("temperature")
-        metrics = appraise(task, gold, outputs, baseline=linear.get(name), temperature=temperature)
-        measured[name] = Measured(metrics, outputs, linear.get(name))
+        outside = collect_outside(model, task, splits[name])
+        if name == "validation" and outside is not None:
+            probabilities = outputs["probabilities"], outside["probabilities"]
+            fitted["threshold"] = task.threshold = fit_threshold(gold.labels, *probabilities)
+        metrics = appraise(
+            task,
+            gold,
+            outputs,
+            baseline=linear.get(name),
+            temperature=fitted.get("temperature"),
+            outside=outside,
+        )
+        measured[name] = Measured(metrics, outputs, linear.get(name), outside)
     return measured, fitted
 
 

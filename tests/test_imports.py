@@ -133,6 +133,7 @@ LEVELS = {
         "calibration",
         "metrics",
         "paired_tests",
+        "scope",
         "tasks.task",
         "config",
         *GROUND,

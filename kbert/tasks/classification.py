@@ -12,10 +12,11 @@ import tensorflow as tf
 from kbert.calibration import fit_temperature, softmax
 from kbert.config import ClassificationOptions, Config, EncoderConfig
 from kbert.data import Columns
-from kbert.evaluation_tables import classes_tables
+from kbert.evaluation_tables import classes_tables, scope_table
 from kbert.heads import sequence_classifier
 from kbert.metrics import MacroF1, classes_report, cross_entropy
 from kbert.preprocessing import WordPieceTokenizer
+from kbert.scope import is_in_scope
 from kbert.tasks.inputs import TextInputs
 from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
 
@@ -23,7 +24,9 @@ from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
 class Classification:
     """A label for a text (or for a pair): pooled [CLS] state -> dropout -> dense -> softmax.
 
-    As HuggingFace's BertForSequenceClassification.
+    As HuggingFace's BertForSequenceClassification. With task.out_of_scope the answer to a text
+    whose largest probability is under a threshold is that name, of index -1; logits, probabilities
+    and the figures of the classes are as without it.
     """
 
     classifies = True
@@ -34,7 +37,8 @@ class Classification:
     @classmethod
     def columns(cls, config: Config) -> Columns:
         """Texts and a label."""
-        return Columns(tuple(config.data.text_columns), config.data.label_column)
+        texts, options = tuple(config.data.text_columns), config.task
+        return Columns(texts, config.data.label_column, outside=options.out_of_scope)
 
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         self.options: ClassificationOptions = config.task
@@ -43,6 +47,7 @@ class Classification:
         self.max_length = config.data.max_length
         self.temperature = 1.0
         self.is_calibrated = self.options.calibrate
+        self.threshold = 0.0
         self.inputs = TextInputs(config, tokenizer)
         self.packer = self.inputs.packer
         self.encoding_key = self.inputs.encoding_key
@@ -101,7 +106,8 @@ class Classification:
         return {"temperature": fit_temperature(outputs["logits"], gold.labels)}
 
     def use_fitted(self, fitted: Mapping[str, Any]) -> bool:
-        """Divide by the temperature from now on, where the options ask for it."""
+        """Divide by the temperature, where the options ask for it, and reject by the threshold."""
+        self.threshold = fitted.get("threshold", 0.0)
         if self.is_calibrated:
             self.temperature = fitted["temperature"]
         return self.is_calibrated
@@ -118,12 +124,17 @@ class Classification:
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Table]:
         """Those of `kbert.evaluation_tables`; none without labels."""
-        return classes_tables(metrics) if metrics else []
+        if not metrics:
+            return []
+        block = metrics.get("out_of_scope")
+        return [*classes_tables(metrics), *([] if block is None else [scope_table(block)])]
 
     def predictions(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, list[str]]:
         """The predicted class and a column p_CLASS for each class, nine digits."""
         del gold
-        columns = {"prediction": [self.labels[index] for index in outputs["label_index"]]}
+        in_scope = is_in_scope(outputs["probabilities"], self.threshold)
+        names = self._names(outputs["label_index"], in_scope)
+        columns = {"prediction": names.tolist()}
         for index, label in enumerate(self.labels):
             columns[f"p_{label}"] = [f"{value:.9g}" for value in outputs["probabilities"][:, index]]
         return columns
@@ -143,8 +154,12 @@ class Classification:
 
         def serve(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
             answers = answer(*texts)
-            labels = tf.constant(self.labels)
-            return {"label": tf.gather(labels, answers["label_index"]), **answers}
+            label = tf.gather(tf.constant(self.labels), answers["label_index"])
+            if self.options.out_of_scope is None:
+                return {"label": label, **answers}
+            in_scope = tf.reduce_max(answers["probabilities"], axis=-1) >= self.threshold
+            answers["label_index"] = tf.where(in_scope, answers["label_index"], -1)
+            return {"label": tf.where(in_scope, label, self.options.out_of_scope), **answers}
 
         def classify(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             features = dict.fromkeys(names, tf.io.FixedLenFeature([], tf.string))
@@ -176,14 +191,21 @@ class Classification:
 
         def answers(logits: np.ndarray) -> dict[str, np.ndarray]:
             index = logits.argmax(axis=-1).astype(np.int32)
+            probabilities = softmax(logits, self.temperature)
+            in_scope = is_in_scope(probabilities, self.threshold)
             return {
-                "label": np.array(self.labels, object)[index],
-                "label_index": index,
-                "probabilities": tf.nn.softmax(logits / np.float64(self.temperature)).numpy(),
+                "label": self._names(index, in_scope),
+                "label_index": np.where(in_scope, index, -1),
+                "probabilities": probabilities,
                 "logits": logits,
             }
 
         return self.inputs.reference(answers, "single_label_classification")
+
+    def _names(self, label_index: np.ndarray, in_scope: np.ndarray) -> np.ndarray:
+        """What is answered, (rows,)."""
+        labels = np.array(self.labels, object)[label_index]
+        return np.where(in_scope, labels, self.options.out_of_scope)
 
     def _answers(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         return {

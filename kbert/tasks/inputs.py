@@ -13,7 +13,7 @@ from kbert.preprocessing import BertPacker, BertWindowPacker, WordPieceTokenizer
 from kbert.tasks.task import Reference
 
 MOST_WINDOWS = 64
-"""Of a text at most, whose end beyond them is cut off: no text, and no request, takes all memory."""
+"""Of a text, whose end beyond them is cut off: neither a text nor a request takes all memory."""
 
 
 class TextInputs:

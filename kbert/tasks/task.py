@@ -160,6 +160,9 @@ class Task(Protocol):
     has_new_encoder: bool
     """Whether of the checkpoint only sizes and vocabulary are taken, not the weights; a task may
     leave it out."""
+    threshold: float
+    """Of a task with `Columns.outside`: what is served is that label where no probability is as
+    large; 0 until it is fitted."""
     default_metric: ClassVar[str]
     """Validation metric that a search looks at, such as val_accuracy."""
     headline: ClassVar[tuple[str, ...]]
