@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kbert.errors import InputError
@@ -18,6 +19,10 @@ class TokenMasker(keras.layers.Layer):
     does: a row may have none. Of the selected, `mask_token_rate` become [MASK],
     `random_token_rate` a token drawn from the whole vocabulary; the rest stays.
 
+    Tokens that continue a word are selected with it, where `continuation_token_ids` names them: by
+    the same probability words are selected as a whole (Devlin's later "whole word masking"). What
+    becomes of each token is still its own chance, as in the original.
+
     Example:
 
     >>> masker = TokenMasker(vocabulary_size=10, mask_token_id=4, special_token_ids=range(5))
@@ -28,7 +33,8 @@ class TokenMasker(keras.layers.Layer):
 
     Args:
         vocabulary_size, mask_token_id, special_token_ids: See `WordPieceTokenizer`.
-        mask_rate: Probability of a position to be selected.
+        continuation_token_ids: Tokens that are selected with the one before them; () for none.
+        mask_rate: Probability of a position, or of a word, to be selected.
         mask_token_rate: Share of the selected that become [MASK].
         random_token_rate: Share of the selected that become a random token.
     """
@@ -39,6 +45,7 @@ class TokenMasker(keras.layers.Layer):
         vocabulary_size: int,
         mask_token_id: int,
         special_token_ids: Sequence[int],
+        continuation_token_ids: Sequence[int] = (),
         mask_rate: float = 0.15,
         mask_token_rate: float = 0.8,
         random_token_rate: float = 0.1,
@@ -55,6 +62,7 @@ class TokenMasker(keras.layers.Layer):
         self.vocabulary_size = vocabulary_size
         self.mask_token_id = mask_token_id
         self.special_token_ids = tuple(special_token_ids)
+        self.continuation_token_ids = tuple(continuation_token_ids)
         self.mask_rate = mask_rate
         self.mask_token_rate = mask_token_rate
         self.random_token_rate = random_token_rate
@@ -77,9 +85,7 @@ class TokenMasker(keras.layers.Layer):
         special = tf.constant(self.special_token_ids, token_ids.dtype)
         is_special = tf.reduce_any(token_ids[..., tf.newaxis] == special, -1)
         may_be_hidden = tf.cast(inputs["padding_mask"], tf.bool) & ~is_special
-        is_selected = may_be_hidden & (
-            tf.random.stateless_uniform(shape, seeds[0]) < self.mask_rate
-        )
+        is_selected = may_be_hidden & (self._chances(token_ids, seeds[0]) < self.mask_rate)
 
         choice = tf.random.stateless_uniform(shape, seeds[1])
         becomes_mask = is_selected & (choice < self.mask_token_rate)
@@ -94,12 +100,26 @@ class TokenMasker(keras.layers.Layer):
             "weights": tf.cast(is_selected, tf.float32),
         }
 
+    def _chances(self, token_ids: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns a number in [0, 1) for each token, the same in a word, (batch, length)."""
+        chances = tf.random.stateless_uniform(tf.shape(token_ids), seed)
+        if not self.continuation_token_ids:
+            return chances
+        continues = np.zeros(self.vocabulary_size, bool)
+        continues[list(self.continuation_token_ids)] = True
+        # a row may begin inside a word
+        is_start = ~tf.gather(tf.constant(continues), token_ids)
+        is_start |= tf.range(tf.shape(token_ids)[1]) == 0
+        word_of_token = tf.cumsum(tf.cast(is_start, tf.int32), axis=1) - 1
+        return tf.gather(chances, word_of_token, batch_dims=1)
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
             "mask_token_id": self.mask_token_id,
             "special_token_ids": list(self.special_token_ids),
+            "continuation_token_ids": list(self.continuation_token_ids),
             "mask_rate": self.mask_rate,
             "mask_token_rate": self.mask_token_rate,
             "random_token_rate": self.random_token_rate,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kbert.errors import InputError
 from kbert.preprocessing.packing import check_segments, pack_rows, room_for_texts
-from kbert.preprocessing.ragged import row_numbers
+from kbert.preprocessing.ragged import row_numbers, with_splits
 
 
 @keras.saving.register_keras_serializable(package="kbert")
@@ -143,6 +143,23 @@ class BertWindowPacker(keras.layers.Layer):
                 f"{self.max_length} has for text. Received: {self.stride}"
             )
         return room
+
+
+def cut(text: tf.RaggedTensor, length: int) -> tuple[tf.RaggedTensor, tf.Tensor]:
+    """Cuts texts into consecutive windows, which share nothing.
+
+    Args:
+        text: Ragged, (batch, tokens of the text).
+        length: The most tokens of a window.
+
+    Returns:
+        The windows, ragged, (windows, tokens), and the number in the batch of the text that each
+        is of, int32, (windows,), ascending; an empty text is one empty window.
+    """
+    lengths = tf.cast(text.row_lengths(), tf.int32)
+    rows, starts = _place_windows(lengths, tf.fill(tf.shape(lengths), length), 0, None)
+    firsts = tf.gather(text.row_splits, rows) + tf.cast(starts, text.row_splits.dtype)
+    return with_splits(text.values, tf.concat([firsts, text.row_splits[-1:]], 0)), rows
 
 
 def _place_windows(

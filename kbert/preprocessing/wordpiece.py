@@ -109,6 +109,12 @@ class WordPieceTokenizer(keras.layers.Layer):
         """The flag of the table's that Chinese characters to be split have; 0 for none."""
         return normalizer.CHINESE if self.tokenize_chinese_chars else 0
 
+    @property
+    def continuation_token_ids(self) -> tuple[int, ...]:
+        """The tokens that go on with a word, such as `##s`."""
+        tokens = enumerate(self.vocabulary)
+        return tuple(number for number, token in tokens if token.startswith("##"))
+
     def call(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Tokenizes a batch.
 

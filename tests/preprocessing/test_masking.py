@@ -54,3 +54,44 @@ def test_masker_refuses_rates():
         TokenMasker(mask_rate=0.0, **arguments)
     with pytest.raises(InputError, match="sum up to at most 1"):
         TokenMasker(mask_token_rate=0.8, random_token_rate=0.3, **arguments)
+
+
+@pytest.fixture
+def whole_words() -> TokenMasker:
+    """The tokens from 500 on go on with a word."""
+    return TokenMasker(
+        vocabulary_size=1000,
+        mask_token_id=4,
+        special_token_ids=range(5),
+        continuation_token_ids=range(500, 1000),
+    )
+
+
+def test_whole_words_are_masked(whole_words):
+    batch = packed_batch()
+    masked = whole_words(batch, seed=tf.constant([1, 2]))
+    selected, before = masked["weights"].numpy() == 1, batch["token_ids"].numpy()
+    continues = before[:, 1:] >= 500
+    # what follows a special token begins a word, whatever it is
+    continues &= before[:, :-1] > 4
+    np.testing.assert_array_equal(selected[:, 1:][continues], selected[:, :-1][continues])
+    starts = ~continues & (before[:, 1:] > 4)
+    assert selected[:, 1:][starts].mean() == pytest.approx(0.15, abs=0.01)
+    assert (before[selected] > 4).all()
+    after = masked["token_ids"].numpy()
+    assert (after[selected] == 4).mean() == pytest.approx(0.8, abs=0.03)
+    np.testing.assert_array_equal(after[~selected], before[~selected])
+
+
+def test_a_row_may_begin_inside_a_word(whole_words):
+    token_ids = tf.constant([[600, 700, 9, 800]] * 500)
+    batch = {"token_ids": token_ids, "padding_mask": tf.ones_like(token_ids)}
+    selected = whole_words(batch, seed=tf.constant([1, 2]))["weights"].numpy()
+    np.testing.assert_array_equal(selected[:, 0], selected[:, 1])
+    np.testing.assert_array_equal(selected[:, 2], selected[:, 3])
+    assert 0.5 < (selected[:, 0] == selected[:, 2]).mean() < 0.95
+
+
+def test_config_gives_the_same_masker(whole_words):
+    copy = TokenMasker.from_config(whole_words.get_config())
+    assert copy.get_config() == whole_words.get_config()

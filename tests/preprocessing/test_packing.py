@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizer_reference import (
     differing_windows,
     pack,
@@ -19,6 +21,7 @@ from kbert.preprocessing import (
     BertWindowPacker,
     tokenizer_from_vocabulary_file,
 )
+from kbert.preprocessing.windows import cut
 
 SPECIAL = {"cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
 
@@ -189,3 +192,15 @@ def test_windows_refuse_what_cannot_be_packed():
         BertWindowPacker(max_length=1, stride=0, **SPECIAL)
     with pytest.raises(ValueError, match="one or two ragged"):
         BertWindowPacker(max_length=9, stride=1, **SPECIAL)(ids)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=5), st.integers(1, 4))
+def test_consecutive_windows(texts, length):
+    windows, rows = cut(tf.ragged.constant(texts, tf.int32, ragged_rank=1), length)
+    slices = [
+        (text[start : start + length], row)
+        for row, text in enumerate(texts)
+        for start in range(0, max(1, len(text)), length)
+    ]
+    assert windows.to_list() == [window for window, _ in slices]
+    assert rows.numpy().tolist() == [row for _, row in slices]
