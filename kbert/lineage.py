@@ -185,8 +185,9 @@ def _options(
         if file is not None:
             # the same bytes are other rows as .csv than as .tsv
             values["data"][role] = {"format": Path(file).suffix.lower(), "sha256": data[role]}
-    source = "checkpoint" if config.model.checkpoint else "vocab"
-    values["model"][source] = {"sha256": checkpoint["sha256"]}
+    for source in ("checkpoint", "vocab"):
+        if values["model"][source]:
+            values["model"][source] = {"sha256": checkpoint["sha256"]}
     return {name: value for name, value in values.items() if value != {}}
 
 
@@ -223,7 +224,9 @@ def _checkpoint_name(source: str) -> str:
 def _checkpoint(config: Config, folder: Path | None) -> dict[str, Any]:
     """Name, revision and digests of what the model began with."""
     name = revision = None
-    if folder is None:
+    if folder is None and config.model.vocab is None:  # learnt from the data, which is told
+        files = {}
+    elif folder is None:
         files = {"vocab.txt": _sha256_of_file(Path(str(config.model.vocab)))}
     else:
         name, revision = _name_and_revision(folder)

@@ -253,6 +253,15 @@ def test_from_scratch_the_vocabulary_counts(make, tiny_checkpoint: Path, tmp_pat
         make(*words, checkpoint=None)
 
 
+def test_a_learnt_vocabulary_is_told_by_data_and_size(make) -> None:
+    before = make("--model.vocab_size", "50", checkpoint=None)
+    assert before["checkpoint"]["files"] == {}
+    assert before["options"]["values"]["model"]["vocab_size"] == 50
+    other = make("--model.vocab_size", "60", checkpoint=None)
+    assert hashes(other)[0] != hashes(before)[0]
+    assert hashes(other)[1:] == hashes(before)[1:]
+
+
 def test_the_winner_of_a_search(make) -> None:
     search = {
         "hyper_parameters": {"learning_rate": np.float32(0.5), "batch_size": np.int64(16)},
