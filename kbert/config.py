@@ -430,7 +430,8 @@ class MaskedLMOptions:
     whole_words: bool = True
     """Mask all pieces of a word, or none."""
     next_sentence: bool = False
-    """Learn, too, whether the second half of a row is its own or another row's."""
+    """Learn, too, whether the second part of a text, cut in two at a sentence end or in the middle,
+    is its own or another text's."""
     top_k: int = 5
     """Answers that the exported model gives for each [MASK]."""
 
