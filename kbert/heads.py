@@ -13,6 +13,7 @@ from keras import ops
 from kbert.config import EncoderConfig, Pooling
 from kbert.encoder import Dropout, activation_function
 from kbert.errors import InputError
+from kbert.pooling import PoolingName, pooling_layer
 from kbert.window_pooling import WindowPooling
 
 HEADS = (
