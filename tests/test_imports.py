@@ -23,6 +23,7 @@ MODEL = {
     *GROUND,
 }
 TASKS = {
+    "scope",
     "answer_scores",
     "answer_spans",
     "calibration",
