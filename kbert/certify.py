@@ -149,13 +149,13 @@ def _huggingface(
                 max_length=task.max_length,
                 truncation=reference.truncation,
                 stride=reference.stride,
+                max_windows=reference.max_windows,
                 python=python,
             )
     except NotInstalledError as error:
         return None, str(error), {}
     except ProcessError as error:
         raise ExportError(f"{reference.architecture} does not answer: {error}") from None
-    rows = [windows[: reference.max_windows] for windows in rows]
     for texts, windows in zip(zip(*segments, strict=True), rows, strict=True):
         for window in windows:
             window["texts"] = np.array(texts, object)

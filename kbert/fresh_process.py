@@ -73,6 +73,7 @@ def huggingface_outputs(
     max_length: int,
     truncation: str = "longest_first",
     stride: int | None = None,
+    max_windows: int | None = None,
     python: str = sys.executable,
 ) -> tuple[list[list[dict[str, np.ndarray]]], dict[str, str]]:
     """What BertTokenizerFast and a torch model of transformers give, text by text.
@@ -84,6 +85,7 @@ def huggingface_outputs(
         max_length: Longest input in word pieces.
         truncation: Which text is cut where they are too long, in transformers' words.
         stride: Word pieces that windows share; None where texts are truncated.
+        max_windows: How many windows of a text are answered; None for all.
         python: Interpreter of the fresh process; it needs torch and transformers.
 
     Returns:
@@ -98,6 +100,7 @@ def huggingface_outputs(
     """
     words = [str(checkpoint), architecture, str(max_length), truncation]
     words += [] if stride is None else [str(stride)]
+    words += [] if stride is None or max_windows is None else [str(max_windows)]
     arrays = _run("huggingface_check.py", words, segments, python=python)
     versions = {name: str(arrays.pop(name)) for name in ("torch", "transformers")}
     found: list[dict[int, dict[str, np.ndarray]]] = [{} for _ in segments[0]]

@@ -1,7 +1,7 @@
 """Answer texts by HuggingFace's own tokeniser and model: run in a fresh process, by its path.
 
     python huggingface_check.py CHECKPOINT SEGMENTS.json OUTPUTS.npz ARCHITECTURE MAX_LENGTH \
-        TRUNCATION [STRIDE]
+        TRUNCATION [STRIDE [MOST_WINDOWS]]
 
 The one file here that imports torch and transformers; nothing of kbert imports it, and it imports
 nothing of kbert. Exit status 3 says that one of the two cannot be imported.
@@ -32,6 +32,7 @@ def main(
     max_length: str,
     truncation: str,
     stride: str = "",
+    most_windows: str = "",
 ) -> None:
     with open(segments_file, encoding="utf-8") as file:
         segments = json.load(file)
@@ -42,7 +43,8 @@ def main(
     # one by one, so without padding: the reference for all that padding must not change
     for row, texts in enumerate(zip(*segments, strict=True)):
         encoded = _encode(tokenizer, texts, truncation, int(max_length), int(stride or -1))
-        for window in range(len(encoded["input_ids"])):
+        windows = range(len(encoded["input_ids"]))
+        for window in windows[: int(most_windows)] if most_windows else windows:
             given = {name: torch.tensor([rows[window]]) for name, rows in encoded.items()}
             found = _answer(model, architecture, given, tokenizer.mask_token_id)
             arrays |= {f"{row}/{window}/{name}": found[name][0].numpy() for name in found}
