@@ -134,8 +134,9 @@ class Embedding:
         """One of all figures."""
         return [Table("cosine and score", tuple(metrics), [tuple(metrics.values())])]
 
-    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    def predictions(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, list[str]]:
         """The similarity, nine digits."""
+        del gold
         return {"similarity": [f"{value:.9g}" for value in outputs["similarity"]]}
 
     def signatures(self, model: keras.Model) -> dict[str, Signature]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from kbert.saving import save_checkpoint
 from kbert.sentence_encoder import load_sentence_encoder
 from kbert.sentence_transformers import SentenceVectors, read_sentence_vectors
 from kbert.tasks.embedding import Embedding, vector_model
-from kbert.tasks.task import Learned, Rows
+from kbert.tasks.task import Gold, Learned, Rows
 from kbert.training import new_model
 from serve.client import predict_grpc, predict_rest
 from serve.model_config import ModelConfig
@@ -167,12 +166,15 @@ def test_saved_checkpoint_says_how_to_pool(
 def test_figures_are_of_scaled_scores(make) -> None:
     task = make()
     outputs = {"similarity": np.array([0.1, 0.5, 0.8], np.float32)}
-    report = task.score(outputs, SimpleNamespace(labels=np.array([1.0, 3.0, 5.0], np.float32)))
+    report = task.score(outputs, Gold(np.array([1.0, 3.0, 5.0], np.float32), lambda columns: {}))
     assert report["spearman"] == pytest.approx(1)
     assert report["mse"] == pytest.approx((0.01 + 0.04) / 3, abs=1e-6)
     assert task.tables(report)[0].rows == [tuple(report.values())]
-    assert task.score(outputs, SimpleNamespace(labels=None)) == {}
-    assert task.predictions(outputs) == {"similarity": ["0.100000001", "0.5", "0.800000012"]}
+    unknown = Gold(None, lambda columns: {})
+    assert task.score(outputs, unknown) == {}
+    assert task.predictions(outputs, unknown) == {
+        "similarity": ["0.100000001", "0.5", "0.800000012"]
+    }
 
 
 def test_requests_and_answers_are_of_one_text(make) -> None:
