@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from kbert.config import Config, EncoderConfig, MaskedLMOptions
 from kbert.data import Columns
-from kbert.errors import InputError
 from kbert.heads import masked_lm, pretraining
 from kbert.losses import cross_entropy
 from kbert.preprocessing import BertPacker, SentencePairer, TokenMasker, WordPieceTokenizer
@@ -62,11 +61,6 @@ class MaskedLM:
 
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         del learned
-        if config.data.stride is not None:
-            raise InputError(
-                "data.stride: masked_lm reads all of a long text, in windows that share nothing; "
-                "leave the option out."
-            )
         self.options: MaskedLMOptions = config.task
         self.tokenizer = tokenizer
         self.labels = ()

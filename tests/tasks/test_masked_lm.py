@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbert.config import parse
-from kbert.errors import InputError
 from kbert.evaluation import losses_by_output
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks.masked_lm import MaskedLM, positions_of
@@ -201,11 +200,6 @@ def test_every_trained_weight_has_a_gradient(
     assert all(gradient is not None for gradient in gradients)
     pooler = any("pooler" in v.path for v in model.trainable_variables)
     assert pooler == (next_sentence == "true")
-
-
-def test_windows_do_not_overlap(tiny_options: list[str], tiny_checkpoint: Path) -> None:
-    with pytest.raises(InputError, match="data.stride: masked_lm reads all of a long text"):
-        task_of(tiny_options, tiny_checkpoint, "--data.stride", "3")
 
 
 def test_requests_without_a_mask_are_named(task: MaskedLM) -> None:
