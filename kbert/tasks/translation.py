@@ -186,9 +186,11 @@ class Translation:
             Table("sacrebleu", ("figure", "signature"), list(signatures.items())),
         ]
 
-    def predictions(self, outputs: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        """The translation and its score, nine digits."""
+    def predictions(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, list[str]]:
+        """The reference, the translation and its score, nine digits."""
+        column = self.options.target_column
         return {
+            "reference": gold.read([column])[column],
             "translation": _strings(outputs["translation"]),
             "score": [f"{score:.9g}" for score in outputs["score"]],
         }

@@ -180,7 +180,8 @@ def test_what_is_served_is_what_is_measured(
     generated = task.generate(model, inputs)
     assert served["translation"].numpy().tolist() == generated["translation"].numpy().tolist()
     np.testing.assert_allclose(served["score"], generated["score"], rtol=1e-6)
-    columns = task.predictions({name: of.numpy() for name, of in generated.items()})
+    gold = Gold(None, lambda columns: {"de": ["Die"] * 4})
+    columns = task.predictions({name: of.numpy() for name, of in generated.items()}, gold)
     answers = task.answer_columns({name: of.numpy() for name, of in served.items()})
     assert columns["translation"] == answers["translation"]
     assert not any("[" in text for text in columns["translation"])
@@ -243,14 +244,15 @@ def test_from_pairs_to_a_server(tiny_checkpoint: Path, tmp_path: Path, no_cache:
     assert metrics["test"]["bleu"] > 90
     with (tmp_path / "run" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         predictions = list(csv.DictReader(file))
-    texts = [rows[int(of["row"]) - 1][0] for of in predictions[:5]]
+    texts, references = zip(*(rows[int(of["row"]) - 1] for of in predictions[:5]), strict=True)
+    assert references == tuple(of["reference"] for of in predictions[:5])
     parity = tmp_path / "run" / "export" / "run" / "1" / "assets.extra" / "parity.json"
     certificate = json.loads(parity.read_text(encoding="utf-8"))
     assert certificate["huggingface"] == "BertModel, ids alone"
     assert certificate["tf_serving"] == "2.12"
     with LocalServer([ModelConfig("run", tmp_path / "run" / "export" / "run")]) as server:
         url = f"http://{server.rest_address}/v1/models/run"
-        answers = predict_rest(url, {"text": texts})
+        answers = predict_rest(url, {"text": list(texts)})
     assert list(answers["translation"]) == [of["translation"] for of in predictions[:5]]
     scores = [float(of["score"]) for of in predictions[:5]]
     np.testing.assert_allclose(answers["score"], scores, rtol=1e-5)
