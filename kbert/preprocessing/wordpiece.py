@@ -65,7 +65,8 @@ class WordPieceTokenizer(keras.layers.Layer):
         additional_special_tokens: Sequence[str] = (),
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        # Keras counts names up in a process, and what is cached is known by this config
+        super().__init__(**{"name": "word_piece_tokenizer", **kwargs})
         self.vocabulary = tuple(vocabulary)
         self.lowercase = lowercase
         self.strip_accents = strip_accents

@@ -255,3 +255,9 @@ def test_same_as_huggingface_on_public_data(shared_data, request, language, lowe
     assert len(texts) > 500
     ours = tokenizer_from_vocabulary_file(path, lowercase=lowercase)
     assert_same_tokens(ours, reference(path, lowercase=lowercase), texts)
+
+
+def test_two_tokenisers_of_one_vocabulary_are_the_same(vocabulary: tuple[str, ...]) -> None:
+    first, second = WordPieceTokenizer(vocabulary), WordPieceTokenizer(vocabulary)
+    assert first.get_config() == second.get_config()  # by which what is cached is found
+    assert WordPieceTokenizer(vocabulary, name="other").name == "other"
