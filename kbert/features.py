@@ -20,7 +20,7 @@ from kbert.batches import (
     RaggedColumn,
     cache_root,
     evaluation_batches,
-    length_order,
+    evaluation_order,
 )
 from kbert.evaluation import Evaluator
 from kbert.experiment import Experiment
@@ -109,9 +109,8 @@ def trained_part(experiment: Experiment) -> Experiment:
         return experiment
     began = time.monotonic()
     model = experiment.in_float32().new_model()
-    model = keras.Model(model.input, model.get_layer("classifier_dropout").input)
-    made_by = _digest(model)
-    splits = {name: _with_features(experiment, name, model, made_by) for name in experiment.splits}
+    encoder = FeatureModel(keras.Model(model.input, model.get_layer("classifier_dropout").input))
+    splits = {name: _with_features(experiment, name, encoder) for name in experiment.splits}
     return FeatureExperiment(
         experiment.config,
         experiment.task.on_features(),
@@ -119,6 +118,17 @@ def trained_part(experiment: Experiment) -> Experiment:
         experiment.checkpoint,
         seconds=time.monotonic() - began,
     )
+
+
+class FeatureModel:
+    """What makes features: a model of word pieces to vectors, float32 (batch, hidden)."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.vectors = tf.function(
+            lambda inputs: model(inputs, training=False), reduce_retracing=True
+        )
+        self.hidden_dim = model.output.shape[-1]
+        self.digest = _digest(model)
 
 
 def _digest(model: keras.Model) -> str:
@@ -130,15 +140,13 @@ def _digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _with_features(
-    experiment: Experiment, name: str, model: keras.Model, made_by: str
-) -> EncodedSplit:
+def _with_features(experiment: Experiment, name: str, model: FeatureModel) -> EncodedSplit:
     """A split with a vector a row in place of its word pieces."""
     task, data, split = experiment.task, experiment.config.data, experiment.splits[name]
     source = None if split.source is None else split.source.digest
     rows = hashlib.sha256(np.ascontiguousarray(split.rows)).hexdigest()
-    made_of = [source, rows, task.encoding_key, data.max_length, data.stride]
-    key = hashlib.sha256(json.dumps([FORMAT, made_of, made_by], sort_keys=True).encode())
+    made_of = [source, rows, task.encoding_key, data.max_length]
+    key = hashlib.sha256(json.dumps([FORMAT, made_of, model.digest], sort_keys=True).encode())
     path = cache_root(data.cache_dir) / "features" / f"{key.hexdigest()[:32]}.npy"
     if not path.exists():
         logger.info("computing the features of the %s split, %s rows", name, f"{len(split):,}")
@@ -152,16 +160,15 @@ def _with_features(
 
 
 def _write_features(
-    path: Path, experiment: Experiment, split: EncodedSplit, model: keras.Model
+    path: Path, experiment: Experiment, split: EncodedSplit, model: FeatureModel
 ) -> None:
     """Write the vectors of a split, float32 (rows, hidden), in the order of its rows."""
-    features = tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
-    shape = (len(split), model.output.shape[-1])
-    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    places = length_order(split.lengths, batch_size=BATCH_SIZE)
-    batches = evaluation_batches(split, experiment.task, batch_size=BATCH_SIZE)
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (len(split), model.hidden_dim))
+    task = experiment.task
+    places = evaluation_order(split, task, batch_size=BATCH_SIZE)
+    batches = evaluation_batches(split, task, batch_size=BATCH_SIZE)
     for rows, (inputs, _, _) in zip(places, batches, strict=True):
-        array[rows] = features(inputs)
+        array[rows] = model.vectors(inputs)
     array.flush()
 
 

@@ -108,7 +108,13 @@ class MultiLabel:
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:
         """Encoder and classifier, to logits float32 (batch, classes)."""
-        return sequence_classifier(encoder, config, num_labels=len(self.labels), dtype=dtype)
+        return sequence_classifier(
+            encoder,
+            config,
+            num_labels=len(self.labels),
+            window_pooling=self.inputs.window_pooling,
+            dtype=dtype,
+        )
 
     def loss(self) -> keras.losses.Loss:
         """Binary cross-entropy, a mean over rows and classes."""
@@ -209,8 +215,7 @@ class MultiLabel:
         compared.
         """
 
-        def answers(rows: list[list[dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-            logits = np.stack([window["logits"] for (window,) in rows])
+        def answers(logits: np.ndarray) -> dict[str, np.ndarray]:
             found = {"probabilities": expit(logits.astype(np.float64)), "logits": logits}
             margins = logits - threshold_logits(self.thresholds)
             if np.abs(margins).min() > ROUNDING * max(1.0, float(np.abs(logits).max())):
@@ -219,7 +224,7 @@ class MultiLabel:
                 found["labels"] = np.take_along_axis(labels, order, axis=1)
             return found
 
-        return Reference("BertForSequenceClassification", answers, "multi_label_classification")
+        return self.inputs.reference(answers, "multi_label_classification")
 
     def _answers(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """What is served, with `chosen` for the labels."""

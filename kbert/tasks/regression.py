@@ -64,7 +64,10 @@ class Regression:
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:
         """Encoder and head, to numbers float32 (batch, 1)."""
-        return sequence_classifier(encoder, config, num_labels=1, dtype=dtype)
+        pooling = self.inputs.window_pooling
+        return sequence_classifier(
+            encoder, config, num_labels=1, window_pooling=pooling, dtype=dtype
+        )
 
     def loss(self) -> keras.losses.Loss:
         """The mean squared error."""
@@ -127,8 +130,4 @@ class Regression:
 
     def reference(self) -> Reference:
         """BertForSequenceClassification of one label."""
-
-        def answers(rows: list[list[dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-            return {"value": np.stack([window["logits"][0] for (window,) in rows])}
-
-        return Reference("BertForSequenceClassification", answers, "regression")
+        return self.inputs.reference(lambda logits: {"value": logits[:, 0]}, "regression")

@@ -191,12 +191,12 @@ def test_a_reference_at_a_threshold_says_nothing_of_labels(task: MultiLabel) -> 
 
 @pytest.fixture(scope="module")
 def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on 80 texts, whose labels are some of their words."""
+    """A run on 80 texts, whose labels are some of their words, read in windows of five pieces."""
     folder = tmp_path_factory.mktemp("multi_label")
     generator = np.random.default_rng(0)
     lines = ["text\tlabels"]
     for _ in range(80):
-        words = generator.choice(["the", "good", "bad", "cat", "sat"], generator.integers(1, 6))
+        words = generator.choice(["the", "good", "bad", "cat", "sat"], generator.integers(1, 12))
         labels = sorted({word for word in words if word in ("good", "bad", "cat")})
         lines.append(f"{' '.join(words)}\t{'#'.join(labels)}")
     (folder / "texts.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -207,7 +207,8 @@ def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "--data.label_column": "labels",
         "--data.validation_fraction": 0.2,
         "--data.test_fraction": 0.2,
-        "--data.max_length": 12,
+        "--data.max_length": 7,
+        "--data.stride": 1,
         "--data.cache_dir": folder / "cache",
         "--model.checkpoint": tiny_checkpoint,
         "--train.epochs": 4,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import export_untrained
 from parity import assert_same_outputs
 
 import train
+from kbert.certificate import PLACE, read_certificate
 from kbert.config import Config, parse
 from kbert.preprocessing import tokenizer_from_files
 from kbert.saving import save_checkpoint
@@ -64,6 +67,18 @@ def test_values_and_loss_are_transformers(
     loss = task.loss()(targets, predicted, sample_weight=weights)
     assert float(loss) == pytest.approx(float(found.loss), abs=1e-6)
     assert task.outputs(predicted, targets, weights)["value"].shape == (2,)
+
+
+def test_windows_of_long_texts(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    words = ["--task", "regression", "--data.max_length", "8", "--data.stride", "1",
+             "--task.window_pooling", "max"]  # fmt: skip
+    model, task, folder = export_untrained(tiny_checkpoint, tmp_path / "scores", *words)
+    certificate = read_certificate(folder / PLACE)  # there is none where answers differ
+    if find_spec("torch") and find_spec("transformers"):
+        assert certificate.huggingface == "BertForSequenceClassification"
+    inputs = task.inputs.preprocess(tf.constant(["the cat sat . the dog ran ." * 2, "a dog"]))
+    assert inputs["rows"].numpy().tolist() == [0, 0, 0, 1]
+    assert model(inputs).shape == (2, 1)
 
 
 def test_nothing_is_scored_without_numbers(task: Regression) -> None:
