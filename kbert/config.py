@@ -626,9 +626,11 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def at_toy_size(config: Config) -> Config:
     """The options of a --smoke run: everything happens, nothing takes long."""
+    max_length, stride = min(config.data.max_length, 32), config.data.stride
+    stride = None if stride is None else min(stride, max_length // 4)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, max_length=min(config.data.max_length, 32)),
+        data=dataclasses.replace(config.data, max_length=max_length, stride=stride),
         train=dataclasses.replace(
             config.train, epochs=1, batch_size=min(config.train.batch_size, 8)
         ),

@@ -88,7 +88,8 @@ def row_of(config: Config, index: int, generator: np.random.Generator) -> dict[s
     }
     if columns.label is not None:
         number = columns.label_kind == "number"
-        row[columns.label] = 1 + index % 5 if number else ("first", "second")[index % 2]
+        names = ["first", "second", *([] if columns.outside is None else [columns.outside])]
+        row[columns.label] = 1 + index % 5 if number else names[index % len(names)]
     options = config.task
     match options.name:
         case "multi_label":

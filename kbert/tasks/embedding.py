@@ -63,8 +63,6 @@ class Embedding:
         return Columns(texts, config.data.label_column, label_kind="number")
 
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
-        if config.data.stride is not None:
-            raise InputError("data.stride: the task embedding truncates long texts; leave it out.")
         self.tokenizer = tokenizer
         self.labels = ()
         self.max_length = config.data.max_length

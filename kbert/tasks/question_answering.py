@@ -27,12 +27,11 @@ from kbert.errors import InputError
 from kbert.heads import question_answering
 from kbert.losses import SpanLoss
 from kbert.preprocessing import BertWindowPacker, WordPieceTokenizer
+from kbert.tasks.inputs import MOST_WINDOWS
 from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
 
 INPUTS = ("question", "context")
 OUTPUTS = ("answer", "score", "start", "end")
-MOST_WINDOWS = 64
-"""Windows of a context, whose end is cut off beyond: a request may not need any memory."""
 # what the answers are made from, beside the encoder's inputs: the shape of a window or row
 PLACES = {
     "rows": (),

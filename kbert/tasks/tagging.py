@@ -74,8 +74,6 @@ class Tagging:
         return Columns(texts, targets=answers, lists=lists, named=answers, check=check)
 
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
-        if config.data.stride is not None:
-            raise InputError("data.stride: tagging has no windows; leave it out.")
         self.options: TaggingOptions = config.task
         self.tokenizer = tokenizer
         self.labels = learned.names[self.options.tags_column]

@@ -23,7 +23,7 @@ from kbert.lineage import LINEAGE_PLACE
 from kbert.preprocessing import tokenizer_from_files
 from kbert.run import run
 from kbert.tasks.classification import Classification
-from kbert.tasks.task import Learned
+from kbert.tasks.task import Gold, Learned
 from serve.client import predict_rest
 from serve.model_config import ModelConfig
 from serve.server import LocalServer
@@ -123,7 +123,8 @@ def test_the_answer_below_the_threshold(words: list[str], tiny_checkpoint: Path)
     found = task.outputs(tf.constant(logits), None, None)
     outputs = {name: values.numpy() for name, values in found.items()}
     assert outputs["label_index"].tolist() == [0, 1, 1]  # of the classes, which are measured
-    assert task.predictions(outputs)["prediction"] == ["oos", "yes", "yes"]
+    gold = Gold(None, lambda _: {})
+    assert task.predictions(outputs, gold)["prediction"] == ["oos", "yes", "yes"]
 
 
 def test_without_the_option_nothing_is_rejected(words: list[str], tiny_checkpoint: Path) -> None:

@@ -175,7 +175,7 @@ def test_rows_that_are_refused(
 def test_options_that_tagging_has_not(make) -> None:
     with pytest.raises(InputError, match="tagging reads one column"):
         make("--data.text_column", "[a, b]")
-    with pytest.raises(InputError, match="stride: tagging has no windows"):
+    with pytest.raises(InputError, match="stride: tagging reads no windows"):
         make("--data.stride", "2")
 
 
