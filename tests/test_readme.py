@@ -97,7 +97,7 @@ def test_make_targets() -> None:
         for name in ("quality", "search", "tokenizer", "monitoring", "serving", "batching")
     ]
     checks = ("fidelity", "serve-check", "serve-fuzz")
-    for target in ("demo", "test", "lint", "look", *checks, *benchmarks):
+    for target in ("demo", "test", "lint", "look", "tasks", *checks, *benchmarks):
         assert f"make {target}" in (ROOT / "README.md").read_text("utf-8") or target == "lint"
         process = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
@@ -105,8 +105,10 @@ def test_make_targets() -> None:
         assert process.returncode == 0, process.stderr
 
 
-def test_train_command(tiny_csv: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The README's train.py, on small files, at smoke size; then its server on the export."""
+def test_train_command(
+    tiny_csv: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The README's train.py, on small files, at smoke size; then what it does with the export."""
     command, server = (block.strip() for block in blocks("README.md", "bash"))
     command = command.replace("articles.csv", str(tiny_csv))
     command = command.replace("$CHECKPOINT", str(tiny_checkpoint))
@@ -118,8 +120,16 @@ def test_train_command(tiny_csv: Path, tiny_checkpoint: Path, tmp_path: Path) ->
     assert process.returncode == 0, process.stderr
     assert {path.name for path in (tmp_path / "runs" / "news").iterdir()} == {
         "analysis.json", "baseline.safetensors", "checkpoints", "config.yaml", "export",
-        "metrics.json", "predictions.csv", "report.html", "tensorboard",
+        "learned.json", "metrics.json", "predictions.csv", "report.html", "tensorboard",
     }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    exec(blocks("README.md", "python")[0], {})  # noqa: S102
+    labels = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert len(labels) == 2 and {*labels} <= {"positive", "negative"}
+    command = next(line for line in blocks("README.md", "console") if "kbert.predict" in line)
+    words = shlex.split(command.replace("big.csv", str(tiny_csv)))
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    assert (tmp_path / "out.parquet").exists()
     words = shlex.split(server.replace("$PWD", str(tmp_path)))
     words = [re.sub(r"port=\d+", f"port={free_port()}", word) for word in words]
     served = subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE)
@@ -134,7 +144,7 @@ def test_python_example(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code = blocks("README.md", "python")[0].replace("path/to/checkpoint", str(tiny_checkpoint))
+    code = blocks("README.md", "python")[1].replace("path/to/checkpoint", str(tiny_checkpoint))
     names: dict = {}
     exec(code, names)  # noqa: S102
     assert (
