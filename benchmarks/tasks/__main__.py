@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "recipes")]
 
+from demo import installed_folder  # noqa: E402
 from jobs import VOCABULARY, Job, jobs  # noqa: E402
 from peers import peer_settings  # noqa: E402
-from prepare import DATA, OUT, installed_folder, prepare  # noqa: E402
+from prepare import DATA, OUT, prepare  # noqa: E402
 from quality import checkpoint, describe_machine, source_digest  # noqa: E402
 from table import write_table  # noqa: E402
 
