@@ -20,6 +20,9 @@ from kbert.scope import is_in_scope
 from kbert.tasks.inputs import TextInputs
 from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
 
+ROUNDING = 1e-6
+"""What a probability may be off by, of float32 and another order of sums."""
+
 
 class Classification:
     """A label for a text (or for a pair): pooled [CLS] state -> dropout -> dense -> softmax.
@@ -187,18 +190,21 @@ class Classification:
         return columns
 
     def reference(self) -> Reference:
-        """BertForSequenceClassification."""
+        """BertForSequenceClassification.
+
+        Where rounding decides whether one of its answers is in scope, labels are not compared.
+        """
 
         def answers(logits: np.ndarray) -> dict[str, np.ndarray]:
             index = logits.argmax(axis=-1).astype(np.int32)
             probabilities = softmax(logits, self.temperature)
             in_scope = is_in_scope(probabilities, self.threshold)
-            return {
-                "label": self._names(index, in_scope),
-                "label_index": np.where(in_scope, index, -1),
-                "probabilities": probabilities,
-                "logits": logits,
-            }
+            found = {"probabilities": probabilities, "logits": logits}
+            margins = np.abs(probabilities.max(axis=1) - self.threshold)
+            if margins.min() > ROUNDING:
+                found["label"] = self._names(index, in_scope)
+                found["label_index"] = np.where(in_scope, index, -1)
+            return found
 
         return self.inputs.reference(answers, "single_label_classification")
 
