@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kbert.calibration import log_softmax
-
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
@@ -83,5 +81,7 @@ def weights_of(
 def _log_loss(
     weights: tuple[np.ndarray, np.ndarray], features: np.ndarray, labels: np.ndarray
 ) -> float:
+    from kbert.calibration import log_softmax  # scipy, which the linear model does without
+
     kernel, bias = weights
     return float(-log_softmax(features @ kernel + bias)[np.arange(len(labels)), labels].mean())

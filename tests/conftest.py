@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import hypothesis
 import numpy as np
 import pytest
+from materials import export_untrained, installed_folder
 
 # The same examples in every run, however slow the machine: `make fidelity` is for new ones.
 hypothesis.settings.register_profile("kbert", deadline=None, derandomize=True)
@@ -88,42 +88,6 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def export_untrained(
-    checkpoint: Path,
-    base: Path,
-    *words: str,
-    labels: tuple[str, ...] = (),
-    names: dict[str, tuple[str, ...]] | None = None,
-):
-    """A new model, its task, and the folder of its exported version 3 in a base folder."""
-    from kbert.config import parse
-    from kbert.export import export
-    from kbert.lineage import lineage
-    from kbert.preprocessing import tokenizer_from_files
-    from kbert.tasks import task_class
-    from kbert.tasks.task import Learned
-    from kbert.training import new_model
-
-    files = ["--data.train", "none.csv", "--output", "none", "--model.checkpoint", str(checkpoint)]
-    config = parse([*files, "--export.name", base.name, "--export.version", "3", *words])
-    learned = Learned(labels, np.ones(len(labels), int), names or {})
-    task = task_class(config.task.name)(config, tokenizer_from_files(checkpoint), learned)
-    model = new_model(task, checkpoint, config.model, config.train)
-    generator = np.random.default_rng(1)
-    for variable in model.layers[-1].weights:
-        variable.assign(variable + generator.normal(0, 0.3, variable.shape))
-    made = lineage(
-        config,
-        data={"train": 64 * "0"},
-        rows={"train": 1},
-        checkpoint=checkpoint,
-        seed=0,
-        trial=None,
-        search=None,
-    )
-    return model, task, export(model, task, base, version=3, lineage=made)
-
-
 @pytest.fixture(scope="session")
 def exported_pairs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
     """Classification of pairs: its model, its task, RUN/export/pairs/3."""
@@ -147,15 +111,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the public data sets of ../shared/data are not here")
     return folder
-
-
-def installed_folder(package: str, ending: str) -> Path:
-    """The folder of an installed package's file; the test is skipped without it."""
-    try:
-        found = [file for file in files(package) or () if str(file).endswith(ending)]
-    except PackageNotFoundError:
-        pytest.skip(f"the package {package} is not installed")
-    return Path(str(found[0].locate())).parent
 
 
 @pytest.fixture(scope="session")

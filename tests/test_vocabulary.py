@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbert.errors import InputError
@@ -54,6 +54,7 @@ def test_the_most_frequent_characters_fit() -> None:
     assert learn_vocabulary([], size=9, lowercase=True) == SPECIAL_TOKENS
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.lists(st.text(max_size=30), max_size=3), max_size=3),
     st.integers(6, 60),
@@ -70,6 +71,7 @@ def test_any_texts_in_any_size(texts: list[list[str]], size: int, lowercase: boo
     WordPieceTokenizer(vocabulary, lowercase=lowercase)  # is a vocabulary that it takes
 
 
+@settings(max_examples=25)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.booleans())
 def test_no_unknown_words_where_all_characters_fit(texts: list[str], lowercase: bool) -> None:
     vocabulary = learn_vocabulary([texts], size=1000, lowercase=lowercase)

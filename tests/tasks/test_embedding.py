@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import export_untrained
+from materials import export_untrained
 from parity import assert_same_outputs, hf_inputs
 
 import train

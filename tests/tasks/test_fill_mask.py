@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import export_untrained, installed_folder
+from materials import export_untrained, installed_folder
 
 from kbert.tasks.masked_lm import MaskedLM
 

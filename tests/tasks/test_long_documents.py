@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 import tensorflow as tf
-from conftest import export_untrained
+from materials import export_untrained
 
 from kbert.attribution import attentions, explain
 from kbert.batches import cut_rows, encode_split, epoch_sizes, training_batches

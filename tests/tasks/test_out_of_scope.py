@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 import tensorflow as tf
-from conftest import export_untrained
+from materials import export_untrained
 
 from kbert.batches import encode_split
 from kbert.certificate import PLACE, read_certificate

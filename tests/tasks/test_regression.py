@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import export_untrained
+from materials import export_untrained
 from parity import assert_same_outputs
 
 import train
