@@ -219,8 +219,9 @@ def _describe(materials: Materials, experiment: Experiment) -> None:
     splits, task = experiment.splits, experiment.task
     rows = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
     lengths = splits["train"].lengths
+    classes = f"{len(task.labels)} classes; " if task.labels else ""
     print(
-        f"rows: {rows}; {len(task.labels)} classes; word pieces a text: median "
+        f"rows: {rows}; {classes}word pieces a text: median "
         f"{int(np.median(lengths))}, 95% {int(np.percentile(lengths, 95))}, "
         f"longest {int(lengths.max())} (max_length {task.max_length})"
     )

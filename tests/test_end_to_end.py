@@ -85,8 +85,8 @@ def probabilities(folder: Path) -> np.ndarray:
 def test_folder_of_a_finished_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         "analysis.json", "baseline.safetensors", "checkpoints", "config.yaml", "export",
-        "huggingface", "learned.json", "metrics.json", "predictions.csv", "report.html", "retrained",
-        "search", "tensorboard",
+        "huggingface", "learned.json", "metrics.json", "predictions.csv", "report.html",
+        "retrained", "search", "tensorboard",
     }  # fmt: skip
     weights = [path.name for path in (finished / "checkpoints").iterdir()]
     assert weights == ["model.safetensors"]
