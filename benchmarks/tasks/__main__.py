@@ -20,7 +20,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "benchmarks"), str(ROOT / "recipes")]
+sys.path += [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "recipes")]
+
+from serve.startup import import_tensorflow_quietly  # noqa: E402
+
+import_tensorflow_quietly()
 
 from demo import installed_folder  # noqa: E402
 from jobs import VOCABULARY, Job, jobs  # noqa: E402
