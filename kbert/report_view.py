@@ -47,6 +47,8 @@ PROBABILITY_FIGURES: tuple[Figure, ...] = (
     ("perplexity", "perplexity", False),
     ("masked_pieces", "masked word pieces", None),
 )
+SMALLER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse")
+"""How the names of other figures end."""
 TITLES: dict[str, str] = {name: title for name, title, _ in (*CLASS_FIGURES, *PROBABILITY_FIGURES)}
 PER_CLASS = (
     ("precision", "precision"),
@@ -322,7 +324,8 @@ def step_curves(run: Run) -> Charts:
     several = {
         chart: lines
         for chart, lines in charts.items()
-        if any(len(points) > 1 for points in lines.values())
+        # a line of validation alone is that of the epochs, which stands beside already
+        if len(lines.get("train", ())) > 1
     }
     return dict(list(several.items())[:STEP_CHARTS])
 
@@ -355,10 +358,13 @@ def metrics(run: Run) -> dict[str, Any] | None:
     if not run.figures:
         return None
     other = "validation" if run.split == "test" and "validation" in run.metrics else None
+    known = {"classes": CLASS_FIGURES, "probabilities": PROBABILITY_FIGURES}
+    if not run.labels:
+        known["others"] = _other_figures(run)
     groups = [
         {"title": title, "rows": rows}
-        for title, known in (("classes", CLASS_FIGURES), ("probabilities", PROBABILITY_FIGURES))
-        if (rows := [row for of in known if (row := _metric(run, of, other))])
+        for title, figures in known.items()
+        if (rows := [row for of in figures if (row := _metric(run, of, other))])
     ]
     return {
         "groups": groups,
@@ -368,6 +374,23 @@ def metrics(run: Run) -> dict[str, Any] | None:
         "has_intervals": bool(run.figures.get("intervals")),
         "is_classification": bool(run.labels),
     }
+
+
+def _other_figures(run: Run) -> tuple[Figure, ...]:
+    """Those of a task whose figures are no classifier's: all its numbers but the count of rows."""
+    numbers = {
+        name: value
+        for name, value in run.figures.items()
+        if isinstance(value, int | float) and name not in TITLES and name != "rows"
+    }
+    return tuple(
+        (name, name.replace("_", " "), None if isinstance(value, int) else _is_larger_better(name))
+        for name, value in numbers.items()
+    )
+
+
+def _is_larger_better(name: str) -> bool:
+    return not name.endswith(SMALLER_IS_BETTER)
 
 
 def _metric(run: Run, known: Figure, other: str | None) -> dict[str, Any] | None:

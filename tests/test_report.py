@@ -18,6 +18,7 @@ import yaml
 from kbert.monitor import EventFile, scalar
 from kbert.report import island, main, printable, write_report
 from kbert.report_texts import fitting_rows, highlighted
+from kbert.report_view import Run, metrics
 
 CHROMIUM = Path("/usr/bin/chromium")
 NEWS = ("business", "entertainment", "politics", "sports", "tech")
@@ -714,3 +715,17 @@ def test_the_policy_lets_no_other_script_run(runs: Path, visit: Callable[..., An
     assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
     assert page.locator("#contents a[href='#data']").count() == 1
     assert page.evaluate("typeof showCell") == "function"  # ours ran
+
+
+def test_figures_of_other_tasks_are_shown(tmp_path: Path) -> None:
+    figures = {"pearson": 0.5, "mae": 0.25, "cut_words": 3, "rows": 7, "bleu": {"signature": "x"}}
+    run = Run(tmp_path, {}, "", metrics={"test": figures, "validation": {"pearson": 0.75}})
+    found = metrics(run)
+    assert found is not None
+    (group,) = found["groups"]
+    shown = [(row["title"], row["arrow"], row["value"], row["other"]) for row in group["rows"]]
+    assert shown == [
+        ("pearson", "higher", 0.5, 0.75),
+        ("mae", "lower", 0.25, None),
+        ("cut words", None, 3, None),
+    ]
