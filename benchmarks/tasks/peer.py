@@ -81,16 +81,11 @@ def tagging(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> d
     rows = {name: encode_words(settings, of, tags) for name, of in splits.items()}
     model = new_model(BertForTokenClassification, settings, num_labels=len(tags))
     collator = DataCollatorForTokenClassification(tokenizer_of(settings))
-    numbers, logits = train(settings, model, rows, folder, collator=collator)
-    predicted = logits.argmax(axis=-1)
-    # the Trainer sorts rows by length: which row an output is of stands in no column, so that gold
-    # tags are taken from its own label_ids, where one that training did not have is the last number
-    names = [*tags, "B-unknown"]
-    gold = [[names[of] for of in row if of != IGNORED] for row in numbers]
-    found = [
-        [names[of] for of, label in zip(row, of_row, strict=True) if label != IGNORED]
-        for row, of_row in zip(predicted, numbers, strict=True)
-    ]
+    _, logits = train(settings, model, rows, folder, collator=collator)
+    gold, found = [], []
+    for row, encoded, scores in zip(splits["test"], rows["test"], logits, strict=True):
+        gold.append(row["label"])
+        found.append([tags[of] for of in scores[encoded["places"]].argmax(axis=-1)])
     return {"f1": f1_score(gold, found)}
 
 
@@ -145,7 +140,7 @@ def train(
     collator: Callable | None = None,
     by_length: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gold answers and outputs of the test rows, in the Trainer's own order."""
+    """Gold answers and outputs of the test rows, in their order."""
     arguments = training_arguments(settings, folder)
     arguments.group_by_length = by_length
     arguments.remove_unused_columns = by_length
@@ -156,6 +151,7 @@ def train(
         data_collator=collator or DataCollatorWithPadding(tokenizer_of(settings)),
     )
     trainer.train()
+    trainer.args.group_by_length = False  # it would predict the rows in another order than theirs
     output = trainer.predict(rows["test"])
     return output.label_ids, output.predictions
 
@@ -173,7 +169,10 @@ def encode_texts(settings: dict[str, Any], rows: Rows, label: Callable[[dict], A
 
 
 def encode_words(settings: dict[str, Any], rows: Rows, tags: list[str]) -> Rows:
-    """Ids of words, and the tag of each word at its first piece."""
+    """Ids of words, the tag of each word at its first piece, and where these pieces are.
+
+    A tag that training does not have counts in no loss.
+    """
     tokenizer = tokenizer_of(settings)
     encoded = []
     for row in rows:
@@ -182,17 +181,15 @@ def encode_words(settings: dict[str, Any], rows: Rows, tags: list[str]) -> Rows:
             max_length=settings["max_length"],
         )  # fmt: skip
         words = ids.word_ids()
-        labels = [
-            IGNORED if word is None or word == before else number_of(row["label"][word], tags)
-            for before, word in zip([None, *words], words, strict=False)
+        before = [None, *words[:-1]]
+        places = [
+            place for place, word in enumerate(words) if word is not None and word != before[place]
         ]
-        encoded.append({**ids, "labels": labels})
+        labels = [IGNORED] * len(words)
+        for place, tag in zip(places, row["label"], strict=True):
+            labels[place] = tags.index(tag) if tag in tags else IGNORED
+        encoded.append({**ids, "labels": labels, "places": places})
     return encoded
-
-
-def number_of(tag: str, tags: list[str]) -> int:
-    """Of a tag; one after the last for a tag that training did not have."""
-    return tags.index(tag) if tag in tags else len(tags)
 
 
 def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
