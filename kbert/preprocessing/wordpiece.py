@@ -116,6 +116,12 @@ class WordPieceTokenizer(keras.layers.Layer):
         tokens = enumerate(self.vocabulary)
         return tuple(number for number, token in tokens if token.startswith("##"))
 
+    @property
+    def packing_ids(self) -> dict[str, int]:
+        """The special tokens that a packer puts around texts, under the names it takes them by."""
+        names = ("cls_token_id", "sep_token_id", "pad_token_id")
+        return {name: getattr(self, name) for name in names}
+
     def call(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Tokenizes a batch.
 

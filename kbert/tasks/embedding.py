@@ -77,10 +77,8 @@ class Embedding:
         self.vectors = SentenceVectors(vectors.pooling, vectors.normalize, self.max_length)
         self.packer = StackedPacker(
             max_length=self.max_length,
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-            pad_token_id=tokenizer.pad_token_id,
             name="packer",
+            **tokenizer.packing_ids,
         )
 
     def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:

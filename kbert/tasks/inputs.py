@@ -90,11 +90,7 @@ class TextInputs:
 
 
 def _packer(config: Config, tokenizer: WordPieceTokenizer) -> BertPacker | BertWindowPacker:
-    special = {
-        "cls_token_id": tokenizer.cls_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    special = tokenizer.packing_ids
     max_length, stride = config.data.max_length, config.data.stride
     if stride is None:
         return BertPacker(max_length=max_length, name="packer", **special)

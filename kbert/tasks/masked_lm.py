@@ -68,10 +68,8 @@ class MaskedLM:
         self.encoding_key = [len(config.data.text_columns), tokenizer.get_config()]
         self.packer = BertPacker(
             max_length=self.max_length,
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-            pad_token_id=tokenizer.pad_token_id,
             name="packer",
+            **tokenizer.packing_ids,
         )
         self.masker = TokenMasker(
             vocabulary_size=tokenizer.vocabulary_size,

@@ -87,10 +87,8 @@ class QuestionAnswering:
             max_length=self.max_length,
             stride=self.stride,
             max_windows=MOST_WINDOWS,
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-            pad_token_id=tokenizer.pad_token_id,
             name="packer",
+            **tokenizer.packing_ids,
         )
 
     def encode(self, texts: list[tf.Tensor]) -> list[tf.RaggedTensor]:

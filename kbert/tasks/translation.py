@@ -64,10 +64,8 @@ class Translation:
         )
         self.target_packer = BertPacker(
             max_length=self.options.max_target_length + 1,
-            cls_token_id=self.target_tokenizer.cls_token_id,
-            sep_token_id=self.target_tokenizer.sep_token_id,
-            pad_token_id=self.target_tokenizer.pad_token_id,
             name="target_packer",
+            **self.target_tokenizer.packing_ids,
         )
         self.search = BeamSearch(
             beam_size=self.options.beam_size,
