@@ -321,7 +321,7 @@ def open_texts(
 
 
 def count_rows(
-    source: Source, check: Callable[[pa.RecordBatch], tuple[int, str] | None] | None = None
+    source: Source, check: Callable[[pa.RecordBatch], tuple[int, str] | None] = lambda batch: None
 ) -> int:
     """Look at every row of a file of texts, which may be empty ones.
 
@@ -338,8 +338,7 @@ def count_rows(
     rows = 0
     for batch in source.batches():
         _refuse_nul(source, batch, rows)
-        bad = None if check is None else check(batch)
-        if bad is not None:
+        if (bad := check(batch)) is not None:
             raise InputError(f"{source.path}: row {rows + bad[0] + 1}: {bad[1]}")
         rows += batch.num_rows
     _require_rows(source, rows)

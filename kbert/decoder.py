@@ -140,43 +140,20 @@ class CrossAttention(Attention):
 
 @keras.saving.register_keras_serializable("kbert")
 class DecoderBlock(BlockParts, keras_nlp.layers.TransformerDecoder):
-    """A `keras_nlp.layers.TransformerDecoder` with the attention of this module.
-
-    Args:
-        intermediate_dim: Width of the feed-forward layer.
-        num_heads: Number of attention heads.
-        attention_dropout: Dropout of the attention's probabilities; `dropout` is for the rest.
-        **kwargs: What the parent takes.
-    """
-
-    def __init__(self, intermediate_dim, num_heads, *, attention_dropout=0.0, **kwargs):
-        super().__init__(intermediate_dim, num_heads, **kwargs)
-        self.attention_dropout = attention_dropout
+    """A `keras_nlp.layers.TransformerDecoder` with the attention of this module; see BlockParts."""
 
     def build(self, decoder_sequence_shape, encoder_sequence_shape):
         """Makes the layers that the parent's `call` uses, under the names it gives them."""
         self._decoder_sequence_shape = decoder_sequence_shape
         self._encoder_sequence_shape = encoder_sequence_shape
-        shape, hidden_dim = decoder_sequence_shape, decoder_sequence_shape[-1]
-        self._self_attention_layer = self._new_attention(CausalAttention, "self_attention")
-        self._self_attention_layer.build(shape, shape)
-        self._self_attention_layer_norm = self._new_layer_norm("self_attention_layer_norm")
-        self._self_attention_layer_norm.build(shape)
-        self._self_attention_dropout = self._new_dropout("self_attention_dropout")
-        self._cross_attention_layer = self._new_attention(CrossAttention, "cross_attention")
-        self._cross_attention_layer.build(shape, encoder_sequence_shape)
-        self._cross_attention_layer_norm = self._new_layer_norm("cross_attention_layer_norm")
-        self._cross_attention_layer_norm.build(shape)
-        self._cross_attention_dropout = self._new_dropout("cross_attention_dropout")
-        self._feedforward_intermediate_dense = self._new_dense(
-            self.intermediate_dim, "feedforward_intermediate_dense", self.activation
+        shape = decoder_sequence_shape
+        self._self_attention_layer = self._new_attention(
+            "self_attention", CausalAttention, "self_attention", shape, shape
         )
-        self._feedforward_intermediate_dense.build(shape)
-        self._feedforward_output_dense = self._new_dense(hidden_dim, "feedforward_output_dense")
-        self._feedforward_output_dense.build((*shape[:-1], self.intermediate_dim))
-        self._feedforward_layer_norm = self._new_layer_norm("feedforward_layer_norm")
-        self._feedforward_layer_norm.build(shape)
-        self._feedforward_dropout = self._new_dropout("feedforward_dropout")
+        self._cross_attention_layer = self._new_attention(
+            "cross_attention", CrossAttention, "cross_attention", shape, encoder_sequence_shape
+        )
+        self._build_feedforward(shape)
         self.built = True
 
     def step(self, hidden, states, padding_mask, self_cache, cross_cache):
@@ -213,19 +190,6 @@ class DecoderBlock(BlockParts, keras_nlp.layers.TransformerDecoder):
 
     def compute_output_spec(self, decoder_sequence, encoder_sequence=None, **kwargs):
         return keras.KerasTensor(decoder_sequence.shape, dtype=self.compute_dtype)
-
-    def get_config(self):
-        return {**super().get_config(), "attention_dropout": self.attention_dropout}
-
-    def _new_attention(self, kind: type[Attention], name: str) -> Attention:
-        return kind(
-            num_heads=self.num_heads,
-            key_dim=self._decoder_sequence_shape[-1] // self.num_heads,
-            dropout=self.attention_dropout,
-            kernel_initializer=self._new_initializer(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
 
 
 def next_logits(

@@ -272,33 +272,11 @@ class SelfAttention(Attention):
 
 
 class BlockParts:
-    """Of a Transformer block of keras_nlp: new layers by what the block was made with."""
+    """Of a Transformer block of keras_nlp: its layers, by what the block was made with.
 
-    def _new_dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
-        return keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=self._new_initializer(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _new_layer_norm(self, name: str) -> keras.layers.LayerNormalization:
-        return keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-
-    def _new_dropout(self, name: str) -> Dropout:
-        return Dropout(self.dropout, dtype=self.dtype_policy, name=name)
-
-    def _new_initializer(self) -> keras.initializers.Initializer:
-        """A new one a layer: an initialiser gives equal numbers each time it is called."""
-        return self.kernel_initializer.clone()
-
-
-@keras.saving.register_keras_serializable("kbert")
-class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
-    """A `keras_nlp.layers.TransformerEncoder` with a dropout rate of its own for attention.
+    The parents' `build` has one dropout rate and Keras' attention. This class, and `build` of the
+    blocks that inherit it, are the one place that knows their private attributes;
+    tests/test_encoder.py and tests/test_decoder.py compare ours and theirs.
 
     Args:
         intermediate_dim: Width of the feed-forward layer.
@@ -311,34 +289,68 @@ class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
         super().__init__(intermediate_dim, num_heads, **kwargs)
         self.attention_dropout = attention_dropout
 
-    def build(self, inputs_shape):
-        """Makes the layers that the parent's `call` uses, under the names it gives them.
+    def get_config(self):
+        return {**super().get_config(), "attention_dropout": self.attention_dropout}
 
-        The parent's `build` has one dropout rate and Keras' attention. This is the one place that
-        knows its private attributes; tests/test_encoder.py compares the two blocks.
-        """
-        hidden_dim = inputs_shape[-1]
-        self._self_attention_layer = SelfAttention(
+    def _new_attention(
+        self, part: str, kind: type[Attention], name: str, shape, value_shape
+    ) -> Attention:
+        """Attention that is built; the block gets the normalisation and dropout of this part."""
+        attention = kind(
             num_heads=self.num_heads,
-            key_dim=hidden_dim // self.num_heads,
+            key_dim=shape[-1] // self.num_heads,
             dropout=self.attention_dropout,
             kernel_initializer=self._new_initializer(),
             dtype=self.dtype_policy,
-            name="self_attention_layer",
+            name=name,
         )
-        self._self_attention_layer.build(inputs_shape, inputs_shape)
-        self._self_attention_dropout = self._new_dropout("self_attention_dropout")
-        self._self_attention_layer_norm = self._new_layer_norm("self_attention_layer_norm")
-        self._self_attention_layer_norm.build(inputs_shape)
+        attention.build(shape, value_shape)
+        self._build_norm_and_dropout(part, shape)
+        return attention
+
+    def _build_feedforward(self, shape) -> None:
+        """The two dense layers, with their normalisation and their dropout."""
         self._feedforward_intermediate_dense = self._new_dense(
             self.intermediate_dim, "feedforward_intermediate_dense", self.activation
         )
-        self._feedforward_intermediate_dense.build(inputs_shape)
-        self._feedforward_output_dense = self._new_dense(hidden_dim, "feedforward_output_dense")
-        self._feedforward_output_dense.build((*inputs_shape[:-1], self.intermediate_dim))
-        self._feedforward_dropout = self._new_dropout("feedforward_dropout")
-        self._feedforward_layer_norm = self._new_layer_norm("feedforward_layer_norm")
-        self._feedforward_layer_norm.build(inputs_shape)
+        self._feedforward_intermediate_dense.build(shape)
+        self._feedforward_output_dense = self._new_dense(shape[-1], "feedforward_output_dense")
+        self._feedforward_output_dense.build((*shape[:-1], self.intermediate_dim))
+        self._build_norm_and_dropout("feedforward", shape)
+
+    def _build_norm_and_dropout(self, part: str, shape) -> None:
+        norm = keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=f"{part}_layer_norm"
+        )
+        norm.build(shape)
+        dropout = Dropout(self.dropout, dtype=self.dtype_policy, name=f"{part}_dropout")
+        setattr(self, f"_{part}_layer_norm", norm)
+        setattr(self, f"_{part}_dropout", dropout)
+
+    def _new_dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=self._new_initializer(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _new_initializer(self) -> keras.initializers.Initializer:
+        """A new one a layer: an initialiser gives equal numbers each time it is called."""
+        return self.kernel_initializer.clone()
+
+
+@keras.saving.register_keras_serializable("kbert")
+class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
+    """A `keras_nlp.layers.TransformerEncoder` with the attention of this module; see BlockParts."""
+
+    def build(self, inputs_shape):
+        """Makes the layers that the parent's `call` uses, under the names it gives them."""
+        self._self_attention_layer = self._new_attention(
+            "self_attention", SelfAttention, "self_attention_layer", inputs_shape, inputs_shape
+        )
+        self._build_feedforward(inputs_shape)
         self.built = True
 
     def compute_output_spec(self, inputs, return_attention_scores=False, **kwargs):
@@ -348,9 +360,6 @@ class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
             return output
         shape = (batch, self.num_heads, length, length)
         return output, keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-    def get_config(self):
-        return {**super().get_config(), "attention_dropout": self.attention_dropout}
 
 
 class _BlockWithScores(keras.layers.Layer):

@@ -61,18 +61,9 @@ class Experiment:
         model = model_config(self.task, self.checkpoint, self.config.model, self.config.train)
         _check_attention(self.config.monitor, model)
         check_best_metric(self.task, self.splits.get("validation"), self.config.train)
-        if getattr(self.config.task, "calibrate", False) and "validation" not in self.splits:
-            raise InputError(
-                "task.calibrate needs a validation split: data.validation or a fraction."
-            )
-        outside = getattr(self.config.task, "out_of_scope", None)
-        validation = self.splits.get("validation")
-        if outside is not None and (validation is None or not len(validation.outside)):
-            raise InputError(
-                f"task.out_of_scope: its threshold is fitted on validation rows with the label "
-                f"{outside!r}, and there are none; add some."
-            )
-
+        validation = self.splits.get("validation", ())
+        outside = len(validation.outside) if validation else 0
+        self.task.check_validation(len(validation), outside)
         reference = self.task.reference()
         if self.config.export.huggingface and (reference is None or reference.of_encoder):
             raise InputError(
@@ -106,7 +97,7 @@ class Experiment:
     def exact_model(self, model: keras.Model) -> keras.Model:
         """The same weights in float32, whatever they were trained in: to measure and export."""
         exact = self.in_float32().new_model()
-        if getattr(self.task, "has_features", False):  # then the classifier is all that was trained
+        if self.task.has_features:  # then the classifier is all that was trained
             copy_weights(model.get_layer("classifier"), exact.get_layer("classifier"))
         else:
             copy_weights(model, exact)

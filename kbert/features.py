@@ -105,7 +105,7 @@ def trained_part(experiment: Experiment) -> Experiment:
     Features are computed in float32 and kept under the cache folder, by the file, its rows and
     their word pieces, the weights of the encoder and the layers that make them.
     """
-    if not getattr(experiment.task, "has_features", False):
+    if not experiment.task.has_features:
         return experiment
     began = time.monotonic()
     model = experiment.in_float32().new_model()

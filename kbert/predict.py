@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,17 +222,9 @@ def _checked_rows(predictor: Predictor, source: Source) -> int:
     """Number of rows, none of which the model cannot answer."""
     from kbert.data import count_rows
 
-    check = _request_check(predictor)
-    if check is None:
-        return count_rows(source)
-    return count_rows(source, lambda batch: check(_texts(predictor, source, batch)))
-
-
-def _request_check(
-    predictor: Predictor,
-) -> Callable[[Mapping[str, Sequence[str]]], tuple[int, str] | None] | None:
-    """What the task, if it is known, says of requests: the first bad row, and what is wrong."""
-    return getattr(predictor.task, "check_request", None)
+    return count_rows(
+        source, lambda batch: predictor.check_request(_texts(predictor, source, batch))
+    )
 
 
 def _chunks(source: Source, rows: int) -> Iterator[pa.Table]:
@@ -313,8 +305,7 @@ def _print_answers(options: argparse.Namespace) -> None:
     predictor = _load(options)
     rows = [text.split("\t") if len(predictor.inputs) > 1 else text for text in options.texts]
     texts = predictor.columns(rows)
-    check = _request_check(predictor)
-    if check is not None and (bad := check(texts)) is not None:
+    if (bad := predictor.check_request(texts)) is not None:
         raise InputError(f"text {bad[0] + 1}: {bad[1]}")
     columns = predictor.answer_columns(texts, batch_size=options.batch_size)
     for number, row in enumerate(rows):

@@ -120,6 +120,16 @@ class Predictor:
                 _require_text(text, f"row {number}, {name}")
         return columns
 
+    def check_request(self, columns: Mapping[str, Sequence[str]]) -> tuple[int, str] | None:
+        """The first row that nothing can be answered to, and why; None where there is none.
+
+        What a SavedModel cannot answer is not known without its run: then it is None.
+
+        Args:
+            columns: One list of strings for each input, as `columns` gives them.
+        """
+        return None if self.task is None else self.task.check_request(columns)
+
     def batches(
         self, columns: Mapping[str, Sequence[str]], *, batch_size: int = BATCH_SIZE
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:

@@ -37,7 +37,6 @@ from kbert.monitor import end_trial, start_trial
 from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
-from kbert.scope import fit_threshold
 from kbert.search_space import Dimension, hyperparameters, read_space, with_values
 from kbert.serving_files import label_version, prepare
 from kbert.terminal import print_table, trials_table
@@ -462,14 +461,12 @@ def _measure(
         if name not in splits:
             continue
         gold, outputs = splits[name].gold, collect(model, task, splits[name])
-        if name == "validation" and hasattr(task, "fit_on_validation"):
-            fitted = task.fit_on_validation(outputs, gold)
+        outside = collect_outside(model, task, splits[name])
+        if name == "validation":
+            fitted = task.fit_on_validation(outputs, gold, outside)
             if task.use_fitted(fitted):
                 outputs = collect(model, task, splits[name])
-        outside = collect_outside(model, task, splits[name])
-        if name == "validation" and outside is not None:
-            probabilities = outputs["probabilities"], outside["probabilities"]
-            fitted["threshold"] = task.threshold = fit_threshold(gold.labels, *probabilities)
+                outside = collect_outside(model, task, splits[name])
         metrics = appraise(
             task,
             gold,

@@ -115,7 +115,7 @@ def new_model(
     dtype = POLICIES[train.precision]
     encoder = build_encoder(config, dtype=dtype)
     model = task.build_model(encoder, config, dtype=dtype)
-    if checkpoint is not None and not getattr(task, "has_new_encoder", False):
+    if checkpoint is not None and not task.has_new_encoder:
         load_checkpoint_weights(model, checkpoint)
     if train.frozen_layers:
         blocks = [f"transformer_layer_{index}" for index in range(train.frozen_layers)]

@@ -12,19 +12,20 @@ import tensorflow as tf
 from kbert.calibration import fit_temperature, softmax
 from kbert.config import ClassificationOptions, Config, EncoderConfig
 from kbert.data import Columns
+from kbert.errors import InputError
 from kbert.evaluation_tables import classes_tables, scope_table
 from kbert.heads import sequence_classifier
 from kbert.metrics import MacroF1, classes_report, cross_entropy
 from kbert.preprocessing import WordPieceTokenizer
-from kbert.scope import is_in_scope
+from kbert.scope import fit_threshold, is_in_scope
 from kbert.tasks.inputs import TextInputs
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 
 ROUNDING = 1e-6
 """What a probability may be off by, of float32 and another order of sums."""
 
 
-class Classification:
+class Classification(Task):
     """A label for a text (or for a pair): pooled [CLS] state -> dropout -> dense -> softmax.
 
     As HuggingFace's BertForSequenceClassification. With task.out_of_scope the answer to a text
@@ -33,7 +34,6 @@ class Classification:
     """
 
     classifies = True
-    generates = False
     default_metric = "val_accuracy"
     headline = ("accuracy", "f1_macro")
 
@@ -48,9 +48,7 @@ class Classification:
         self.tokenizer = tokenizer
         self.labels = learned.labels
         self.max_length = config.data.max_length
-        self.temperature = 1.0
         self.is_calibrated = self.options.calibrate
-        self.threshold = 0.0
         self.inputs = TextInputs(config, tokenizer)
         self.packer = self.inputs.packer
         self.encoding_key = self.inputs.encoding_key
@@ -104,9 +102,35 @@ class Classification:
         del targets, weights
         return self._answers(predicted)
 
-    def fit_on_validation(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
-        """The temperature, see `kbert.calibration.fit_temperature`."""
-        return {"temperature": fit_temperature(outputs["logits"], gold.labels)}
+    def check_validation(self, rows: int, outside: int) -> None:
+        """A temperature is fitted on rows, a threshold on rows of no class as well."""
+        if self.options.calibrate and not rows:
+            raise InputError(
+                "task.calibrate needs a validation split: data.validation or a fraction."
+            )
+        if self.options.out_of_scope is not None and not outside:
+            raise InputError(
+                "task.out_of_scope: its threshold is fitted on validation rows with the label "
+                f"{self.options.out_of_scope!r}, and there are none; add some."
+            )
+
+    def fit_on_validation(
+        self,
+        outputs: dict[str, np.ndarray],
+        gold: Gold,
+        outside: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
+        """The temperature, see `kbert.calibration.fit_temperature`; the threshold, see
+        `kbert.scope.fit_threshold`, where there are rows of no class."""
+        temperature = fit_temperature(outputs["logits"], gold.labels)
+        fitted = {"temperature": temperature}
+        if outside is not None:
+            served = temperature if self.is_calibrated else 1.0
+            ours, theirs = (
+                softmax(of["logits"], served).astype(np.float32) for of in (outputs, outside)
+            )
+            fitted["threshold"] = fit_threshold(gold.labels, ours, theirs)
+        return fitted
 
     def use_fitted(self, fitted: Mapping[str, Any]) -> bool:
         """Divide by the temperature, where the options ask for it, and reject by the threshold."""
@@ -165,9 +189,7 @@ class Classification:
             return {"label": tf.where(in_scope, label, self.options.out_of_scope), **answers}
 
         def classify(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            features = dict.fromkeys(names, tf.io.FixedLenFeature([], tf.string))
-            texts = tf.io.parse_example(examples, features)
-            scores = answer(*(texts[name] for name in names))["probabilities"]
+            scores = answer(*self.inputs.of_examples(examples))["probabilities"]
             classes = tf.broadcast_to(tf.constant(self.labels), tf.shape(scores))
             return {"classes": classes, "scores": scores}
 

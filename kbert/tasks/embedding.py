@@ -24,7 +24,7 @@ from kbert.sentence_transformers import (
     read_sentence_vectors,
     sentence_transformers_files,
 )
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 
 # as `kbert.pooling`, of one text without padding: (length, hidden) to (hidden,)
 POOLED = {
@@ -34,7 +34,7 @@ POOLED = {
 }
 
 
-class Embedding:
+class Embedding(Task):
     """A vector for a text: states -> pooling (-> length 1); the cosine of two is their similarity.
 
     One encoder reads both texts of a pair, each for itself. Their cosine learns the score by
@@ -42,8 +42,6 @@ class Embedding:
     CosineSimilarityLoss. Served is the vector of one text, and the similarity of two.
     """
 
-    classifies = False
-    generates = False
     default_metric = "val_pearson"
     headline = ("spearman", "pearson")
 
@@ -64,7 +62,6 @@ class Embedding:
 
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         self.tokenizer = tokenizer
-        self.labels = ()
         self.max_length = config.data.max_length
         self.encoding_key = ["each text", tokenizer.get_config()]
         self.lowest, self.highest = learned.number_range or (0.0, 1.0)

@@ -59,6 +59,16 @@ class TextInputs:
         """Strings to the model's inputs."""
         return self.pack(self.encode(list(texts)))
 
+    def of_examples(self, examples: tf.Tensor) -> list[tf.Tensor]:
+        """The texts of serialised tf.train.Example (batch,), features by the names of the inputs.
+
+        Returns:
+            One tensor (batch,) an input, in their order.
+        """
+        features = dict.fromkeys(self.names, tf.io.FixedLenFeature([], tf.string))
+        texts = tf.io.parse_example(examples, features)
+        return [texts[name] for name in self.names]
+
     def requests(self, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
         """Each column is an input."""
         return {name: list(texts) for name, texts in zip(self.names, columns, strict=True)}

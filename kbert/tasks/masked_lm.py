@@ -17,7 +17,7 @@ from kbert.preprocessing import BertPacker, SentencePairer, TokenMasker, WordPie
 from kbert.preprocessing.filling import filled_in
 from kbert.preprocessing.packing import room_for_texts
 from kbert.preprocessing.windows import cut
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 
 NEXT_SENTENCE, MASKED = "next_sentence", "masked_lm"
 """The model's outputs, where it has both."""
@@ -40,7 +40,7 @@ class PieceAccuracy(keras.metrics.SparseCategoricalAccuracy):
         super().update_state(y_true[..., 0], y_pred, sample_weight)
 
 
-class MaskedLM:
+class MaskedLM(Task):
     """A distribution over the vocabulary for each masked word piece.
 
     As HuggingFace's BertForMaskedLM, with the decoder tied to the token embedding. Masks are
@@ -49,8 +49,6 @@ class MaskedLM:
     as BertForPreTraining: each window is cut in two, half of which get another text's second part.
     """
 
-    classifies = False
-    generates = False
     default_metric = "val_loss"
     headline = ("loss", "perplexity", "accuracy")
 
@@ -63,7 +61,6 @@ class MaskedLM:
         del learned
         self.options: MaskedLMOptions = config.task
         self.tokenizer = tokenizer
-        self.labels = ()
         self.max_length = config.data.max_length
         self.encoding_key = [len(config.data.text_columns), tokenizer.get_config()]
         self.packer = BertPacker(

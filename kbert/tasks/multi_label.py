@@ -25,7 +25,7 @@ from kbert.multi_label import (
 )
 from kbert.preprocessing import WordPieceTokenizer
 from kbert.tasks.inputs import TextInputs
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 
 ROUNDING = 2e-5
 """How far our logits and the reference's may be apart, over the largest of them."""
@@ -33,7 +33,7 @@ UNKNOWN = "(not in training)"
 """The class of all labels that the training rows do not have, in figures."""
 
 
-class MultiLabel:
+class MultiLabel(Task):
     """Labels of a text (or of a pair): pooled [CLS] state -> dropout -> dense -> sigmoid.
 
     As HuggingFace's BertForSequenceClassification for multi_label_classification. A class is
@@ -41,8 +41,6 @@ class MultiLabel:
     the validation split. A row without a label is of no class.
     """
 
-    classifies = False
-    generates = False
     default_metric = "val_f1_micro"
     headline = ("f1_micro", "f1_macro", "subset_accuracy")
 
@@ -132,8 +130,14 @@ class MultiLabel:
         del targets, weights
         return self._answers(predicted)
 
-    def fit_on_validation(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
+    def fit_on_validation(
+        self,
+        outputs: dict[str, np.ndarray],
+        gold: Gold,
+        outside: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
         """The threshold of each class, see `kbert.multi_label.fit_thresholds`."""
+        del outside
         thresholds = fit_thresholds(self._labelled(gold)[:, :-1], outputs["logits"])
         return {"thresholds": dict(zip(self.labels, thresholds.tolist(), strict=True))}
 

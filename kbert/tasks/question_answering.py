@@ -28,7 +28,7 @@ from kbert.heads import question_answering
 from kbert.losses import SpanLoss
 from kbert.preprocessing import BertWindowPacker, WordPieceTokenizer
 from kbert.tasks.inputs import MOST_WINDOWS
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 
 INPUTS = ("question", "context")
 OUTPUTS = ("answer", "score", "start", "end")
@@ -42,7 +42,7 @@ PLACES = {
 }
 
 
-class QuestionAnswering:
+class QuestionAnswering(Task):
     """The span of a context that answers a question: states -> dense -> start and end.
 
     As HuggingFace's BertForQuestionAnswering, with the answers of its pipeline. A context that is
@@ -50,7 +50,6 @@ class QuestionAnswering:
     `data.max_length`; where a window lacks some of the answer, [CLS] is what it is to find.
     """
 
-    classifies = False
     generates = True
     default_metric = "val_accuracy"
     headline = ("f1", "exact_match")
@@ -77,7 +76,6 @@ class QuestionAnswering:
         del learned
         self.options: QuestionAnsweringOptions = config.task
         self.tokenizer = tokenizer
-        self.labels = ()
         self.max_length = config.data.max_length
         self.stride = config.data.stride
         if self.stride is None:

@@ -17,18 +17,16 @@ from kbert.metrics import Pearson
 from kbert.preprocessing import WordPieceTokenizer
 from kbert.regression import regression_report
 from kbert.tasks.inputs import TextInputs
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 
 
-class Regression:
+class Regression(Task):
     """A number for a text (or for a pair): pooled [CLS] state -> dropout -> dense.
 
     As HuggingFace's BertForSequenceClassification with one label: the numbers are learnt as they
     are, by squared error.
     """
 
-    classifies = False
-    generates = False
     default_metric = "val_pearson"
     headline = ("pearson", "spearman", "mae")
 
@@ -42,7 +40,6 @@ class Regression:
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         del learned
         self.tokenizer = tokenizer
-        self.labels = ()
         self.max_length = config.data.max_length
         self.inputs = TextInputs(config, tokenizer)
         self.packer = self.inputs.packer
@@ -110,9 +107,7 @@ class Regression:
             return {"value": model(preprocess(*texts), training=False)[:, 0]}
 
         def regress(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            features = dict.fromkeys(names, tf.io.FixedLenFeature([], tf.string))
-            texts = tf.io.parse_example(examples, features)
-            return {"outputs": serve(*(texts[name] for name in names))["value"]}
+            return {"outputs": serve(*self.inputs.of_examples(examples))["value"]}
 
         return {
             "serving_default": Signature(names, serve),

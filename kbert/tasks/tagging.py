@@ -29,7 +29,7 @@ from kbert.preprocessing.alignment import (
 )
 from kbert.preprocessing.ragged import numbers_in_rows, with_splits
 from kbert.tasks.inputs import TextInputs
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 
 TAGS, INTENT = "tags", "intent"
 """Outputs of the model that has both."""
@@ -37,7 +37,7 @@ ROUNDING = 2e-5
 """How far our logits and the reference's may be apart, over the largest of them."""
 
 
-class Tagging:
+class Tagging(Task):
     """Tags of words in BIO: state of the first word piece -> dropout -> dense -> softmax.
 
     As HuggingFace's BertForTokenClassification. With an intent column the model has a second head,
@@ -53,8 +53,6 @@ class Tagging:
     piece of their own (an accent alone, the "MASK" of "[MASK]"), train nothing, and are O.
     """
 
-    classifies = False
-    generates = False
     default_metric = "val_f1"
     headline = ("f1", "precision", "recall", "intent_accuracy", "sentence_accuracy")
 

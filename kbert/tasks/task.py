@@ -132,35 +132,35 @@ class Task(Protocol):
     `outputs` turns what the model gives into answers. Evaluation and the served `signatures` go
     through the same `outputs`, so that what is measured is what is served.
 
-    A task may have `check_request(inputs)` too: of requests, one list of strings for each input of
-    "serving_default", the index of the first that nothing can be answered to, and what is wrong
-    with it and what to do; None where there is none. `kbert.predict` asks before it answers.
+    What has a value or an answer here is that of most tasks; the rest each task says itself.
     """
 
     tokenizer: WordPieceTokenizer
     """Strings to word-piece ids."""
     packer: Any
     """The layer that makes ids the encoder's inputs."""
-    labels: tuple[str, ...]
-    """Names of the classes; () where there are none."""
     max_length: int
     """Longest input in word pieces."""
     encoding_key: Any
     """All that `encode` and `encode_targets` depend on, as JSON, for the key of the cache."""
-    classifies: ClassVar[bool]
+    labels: tuple[str, ...] = ()
+    """Names of the classes; () where there are none."""
+    classifies: ClassVar[bool] = False
     """Whether each row is of one of the labels, and the outputs are label_index (rows,),
     probabilities and logits (rows, classes)."""
-    generates: ClassVar[bool]
+    generates: ClassVar[bool] = False
     """Whether there are outputs that only `generate` gives."""
-    temperature: float
+    has_features: ClassVar[bool] = False
+    """Whether nothing is trained but the layer "classifier", on features of rows that stay as they
+    are: see `kbert.features`."""
+    has_new_encoder: bool = False
+    """Whether of the checkpoint only sizes and vocabulary are taken, not the weights."""
+    temperature: float = 1.0
     """Of a task that classifies: probabilities are of the logits divided by it, 1 until it is
     fitted."""
-    is_calibrated: bool
+    is_calibrated: bool = False
     """Of a task that classifies: whether what is served has the temperature."""
-    has_new_encoder: bool
-    """Whether of the checkpoint only sizes and vocabulary are taken, not the weights; a task may
-    leave it out."""
-    threshold: float
+    threshold: float = 0.0
     """Of a task with `Columns.outside`: what is served is that label where no probability is as
     large; 0 until it is fitted."""
     default_metric: ClassVar[str]
@@ -204,7 +204,16 @@ class Task(Protocol):
         Returns:
             Ragged int32 tensors (batch, None).
         """
-        ...
+        del texts, targets
+        return []
+
+    def check_validation(self, rows: int, outside: int) -> None:
+        """InputError where the validation split lacks what is to be fitted on it.
+
+        Args:
+            rows: How many it has; 0 where there is no such split.
+            outside: How many more with the label `Columns.outside`.
+        """
 
     def batch(self, rows: Rows, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], Any, Any]:
         """Ids to the model's (inputs, targets, sample weights), inside tf.data.
@@ -265,21 +274,27 @@ class Task(Protocol):
             model: Model of the task.
             inputs: As in `batch`.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} generates nothing")
 
-    def fit_on_validation(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
+    def fit_on_validation(
+        self,
+        outputs: dict[str, np.ndarray],
+        gold: Gold,
+        outside: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
         """What is chosen on rows that the model was not trained on: temperatures, thresholds.
-
-        A task that chooses nothing has neither this method nor `use_fitted`.
 
         Args:
             outputs: Of the validation split, with nothing fitted in use.
             gold: What its rows should be answered.
+            outside: Outputs of its rows with the label `Columns.outside`; None where there are
+                none.
 
         Returns:
             It as JSON holds it, by name, for metrics.json; `use_fitted` reads it from there too.
         """
-        ...
+        del outputs, gold, outside
+        return {}
 
     def use_fitted(self, fitted: Mapping[str, Any]) -> bool:
         """Answer with what was fitted from now on; what was traced before answers without it.
@@ -288,9 +303,10 @@ class Task(Protocol):
             fitted: What `fit_on_validation` gave, or part of it.
 
         Returns:
-            Whether answers are others than before.
+            Whether `outputs` are others than before.
         """
-        ...
+        del fitted
+        return False
 
     def score(self, outputs: dict[str, np.ndarray], gold: Gold) -> dict[str, Any]:
         """Figures of a split from the outputs of all its rows, as metrics.json has them.
@@ -331,6 +347,20 @@ class Task(Protocol):
             columns: The text columns, each a text a row.
         """
         ...
+
+    def check_request(self, inputs: Mapping[str, Sequence[str]]) -> tuple[int, str] | None:
+        """The first request that nothing can be answered to, and what is wrong and what to do.
+
+        `kbert.predict` asks before it answers.
+
+        Args:
+            inputs: One list of strings for each input of "serving_default".
+
+        Returns:
+            Its index and a sentence; None where there is none.
+        """
+        del inputs
+        return None
 
     def reference(self) -> Reference | None:
         """HuggingFace's model to compare exports with; None where it has no such model."""

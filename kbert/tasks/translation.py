@@ -20,18 +20,17 @@ from kbert.losses import SmoothedCrossEntropy
 from kbert.preprocessing import BertPacker, WordPieceTokenizer
 from kbert.preprocessing.decoding import tighten
 from kbert.tasks.inputs import TextInputs
-from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table
+from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
 from kbert.translation_metrics import translation_figures
 
 
-class Translation:
+class Translation(Task):
     """A text in another language for a text: encoder -> decoder with cross-attention -> pieces.
 
     The source is read by the checkpoint's WordPiece; the target is written in a WordPiece
     vocabulary that was learnt from the training targets, begins with [CLS] and ends with [SEP].
     """
 
-    classifies = False
     generates = True
     default_metric = "val_loss"
     headline = ("bleu", "chrf", "perplexity")
@@ -52,7 +51,6 @@ class Translation:
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         self.options: TranslationOptions = config.task
         self.tokenizer = tokenizer
-        self.labels = ()
         self.max_length = config.data.max_length
         self.has_new_encoder = self.options.encoder == "random"
         self.inputs = TextInputs(config, tokenizer)
