@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kbert.calibration import reliability, softmax
-from kbert.data import DataSet, Source, read_rows
+from kbert.data import DataSet
 from kbert.label_errors import likely_label_errors
 from kbert.slices import by_label, by_length, slice_table
+from kbert.text_files import Source, read_rows
 from kbert.whole_files import written_whole
 
 if TYPE_CHECKING:

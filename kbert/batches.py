@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from kbert.data import Source, Split, read_rows
+from kbert.data import Split
 from kbert.preprocessing import BertWindowPacker
 from kbert.preprocessing.threads import map_in_threads
 from kbert.tasks.task import Gold, Rows, Task
+from kbert.text_files import Source, read_rows
 
 logger = logging.getLogger(__name__)
 

@@ -1,35 +1,17 @@
-"""Files of texts as columns, splits and a label vocabulary.
+"""Splits of texts and a label vocabulary, from files of `kbert.text_files`.
 
-A file is read as a stream of record batches; what stays in memory is a few numbers a row: its
-number, its label and a hash of its texts. How each kind of file is read:
-
-* .csv: fields may be wrapped in double quotes, and then hold commas and new lines.
-* .tsv: likewise when the quotes of the whole file are balanced so; otherwise (GLUE's files hold
-  bare quotes) one row a line, quotes being ordinary characters.
-* .jsonl, .ndjson: one object a line; its columns are the keys of the first one.
-* .parquet: string columns.
-* .txt: one text a line, for tasks without labels.
-
-Every value stays as it is written ("007", "NA", "1.0"). JSON and Parquet labels may also be
-integers and booleans, which read as JSON writes them: 1, true. Blank lines are no rows. A cell
-that holds several items (words, their tags, labels) is a list in JSON and Parquet, or a string
-that is divided; both read as one string with `LIST_SEPARATOR` between the items.
+What stays in memory is a few numbers a row: its number, its label and a hash of its texts.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
 import itertools
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -39,16 +21,21 @@ import pyarrow.parquet
 
 from kbert.config import DataOptions
 from kbert.errors import InputError
+from kbert.text_files import (
+    LIST_SEPARATOR,
+    Source,
+    column_names,
+    counted,
+    refuse_nul,
+    require_codec,
+    require_column,
+    require_file,
+    require_plain_texts,
+    require_rows,
+    shortened,
+)
 
 logger = logging.getLogger(__name__)
-
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
-BATCH_ROWS = 4096
-LARGEST_ROW = 1 << 23  # bytes; pyarrow wants a row of a CSV file within one block
-CHUNK = 1 << 20  # bytes
-LIST_SEPARATOR = "\x1f"
-"""Stands between the items of a cell that holds several; Unicode's "unit separator"."""
-END_OF_FILE = "\x1ekbert: end of file\x1e"  # a last row that an unclosed quote would swallow
 
 
 @dataclass(frozen=True)
@@ -86,61 +73,6 @@ class Columns:
     check: Callable[[Mapping[str, list[str]]], tuple[int, str] | None] | None = None
     """Looks at some rows of texts and targets, by column: the index of the first bad row, and what
     is wrong with it and what to do; None where all are good."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file, seen through some of its columns."""
-
-    path: Path
-    text_columns: tuple[str, ...]
-    label_column: str | None
-    encoding: str = "utf-8"
-    other_columns: tuple[str, ...] = ()
-    """Columns to look at, not to learn from: all plain values read as strings."""
-    target_columns: tuple[str, ...] = ()
-    """Columns of answers, as strings; numbers read as JSON writes them."""
-    list_columns: tuple[str, ...] = ()
-    """Those of the columns that hold several items a row."""
-    separator: str | None = None
-    """What divides them in a string; None for white space."""
-    label_kind: Literal["class", "number"] = "class"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The text columns, then the label column, the target columns, and the others."""
-        label = (self.label_column,) if self.label_column is not None else ()
-        return self.text_columns + label + self.target_columns + self.other_columns
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the file's bytes and of all that texts and labels depend on."""
-        key = [
-            self.path.suffix.lower(), self.text_columns, self.label_column, self.encoding,
-            self.target_columns, self.list_columns, self.separator,
-        ]  # fmt: skip
-        digest = hashlib.sha256(json.dumps(key).encode())
-        with self.path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows in file order, as string columns without nulls, up to `BATCH_ROWS` at a time.
-
-        Raises:
-            InputError: the file cannot be read as what its name says.
-        """
-        for columns in _READERS[self.path.suffix.lower()](self):
-            columns = [column.fill_null("") for column in columns]
-            batch = pa.RecordBatch.from_arrays(columns, names=list(self.columns))
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield batch.slice(start, BATCH_ROWS)
-
-    @cached_property
-    def _is_quoted(self) -> bool:
-        """Whether double quotes wrap fields of this CSV or TSV file."""
-        return self.path.suffix.lower() == ".csv" or _has_balanced_quotes(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,104 +179,6 @@ def read_split(
     return _split(scan, np.arange(len(scan.hashes)), columns, labels, "the training data")
 
 
-def read_rows(source: Source, rows: np.ndarray, columns: Sequence[str]) -> dict[str, list[str]]:
-    """The values of some columns of some rows, of any type, as strings.
-
-    The file is read up to the last of the rows; what stays in memory is what is returned.
-
-    Args:
-        source: The file; the columns need not be its text or label columns.
-        rows: Numbers of the rows, from 0, in any order, which is kept.
-        columns: Names of the columns.
-
-    Returns:
-        The values of each column, one a row. JSON and Parquet numbers and booleans read as they
-        are written there, a missing value as "", the items of a list column of the source with
-        `LIST_SEPARATOR` between them.
-
-    Raises:
-        InputError: there is no such column, it holds lists or the like, or the file cannot be
-            read any more or has fewer rows.
-    """
-    wanted = _look_at(source, columns)
-    found: dict[str, list[str]] = {name: [] for name in wanted.columns}
-    ascending, places = np.unique(rows, return_inverse=True)
-    start = taken = 0
-    for batch in wanted.batches() if found and len(ascending) else ():
-        until = int(np.searchsorted(ascending, start + batch.num_rows))
-        part = batch.take(pa.array(ascending[taken:until] - start, pa.int64()))
-        for name, values in found.items():
-            values += part.column(name).to_pylist()
-        start, taken = start + batch.num_rows, until
-        if taken == len(ascending):
-            break
-    if found and taken < len(ascending):
-        raise InputError(
-            f"{source.path}: {_count(start, 'row')}, and row {ascending[-1] + 1} is wanted: the "
-            "file has changed since it was read; bring the old one back."
-        )
-    return {name: [values[place] for place in places] for name, values in found.items()}
-
-
-def open_texts(
-    path: Path,
-    texts: Sequence[str],
-    *,
-    encoding: str,
-    lists: Sequence[str] = (),
-    others: Sequence[str] = (),
-) -> Source:
-    """A file of texts for a model that is trained.
-
-    Args:
-        path: The file, which `require_file` has seen.
-        texts: Columns that the model is given.
-        encoding: Of the file.
-        lists: Those of the texts that hold several words a row.
-        others: Columns to look at, which may be texts too.
-
-    Raises:
-        InputError: the file has no such columns, or there is no such encoding.
-    """
-    _require_codec(encoding)
-    kept = tuple(name for name in others if name not in texts)
-    source = Source(path, tuple(texts), None, encoding, kept, list_columns=tuple(lists))
-    if path.suffix.lower() == ".txt":
-        _require_plain_texts(path, Columns(source.text_columns))
-        there = list(texts)
-    else:
-        there = _column_names(source)
-    for name in source.columns:
-        option = "--data.text_column" if name in texts else "--keep"
-        _require_column(path, there, name, by=f" by {option}")
-    return source
-
-
-def count_rows(
-    source: Source, check: Callable[[pa.RecordBatch], tuple[int, str] | None] = lambda batch: None
-) -> int:
-    """Look at every row of a file of texts, which may be empty ones.
-
-    Args:
-        source: The file.
-        check: The first bad one of some rows, and what is wrong with it; None where all are good.
-
-    Returns:
-        How many rows it has.
-
-    Raises:
-        InputError: a row cannot be read or used, or there is none.
-    """
-    rows = 0
-    for batch in source.batches():
-        _refuse_nul(source, batch, rows)
-        if (bad := check(batch)) is not None:
-            raise InputError(f"{source.path}: row {rows + bad[0] + 1}: {bad[1]}")
-        rows += batch.num_rows
-    _require_rows(source, rows)
-    return rows
-
-
 # Opening: does the file exist, and has it the columns?
 
 
@@ -355,11 +189,11 @@ def _open_source(file: str, role: str, options: DataOptions, columns: Columns) -
             f"--data.label_column: {label!r} is a text column too; the label must be another one."
         )
     require_file(path, f"--data.{role}")
-    _require_codec(options.encoding)
+    require_codec(options.encoding)
     if path.suffix.lower() == ".txt":
-        _require_plain_texts(path, columns)
+        require_plain_texts(path, texts, [name for name in (label, *columns.targets) if name])
         return Source(path, texts, None, options.encoding)
-    there = _column_names(Source(path, texts, label, options.encoding))
+    there = column_names(Source(path, texts, label, options.encoding))
     if role == "test" and label not in there:
         label = None
     source = Source(
@@ -373,7 +207,7 @@ def _open_source(file: str, role: str, options: DataOptions, columns: Columns) -
         label_kind=columns.label_kind,
     )
     for name in source.columns:
-        _require_column(path, there, name, by=f" by {_option_of(columns, name)}")
+        require_column(path, there, name, by=f" by {_option_of(columns, name)}")
     return source
 
 
@@ -381,487 +215,6 @@ def _option_of(columns: Columns, name: str) -> str:
     if name in columns.texts:
         return "--data.text_column"
     return "--data.label_column" if name == columns.label else "the task's options"
-
-
-def _look_at(source: Source, columns: Sequence[str]) -> Source:
-    """The same file, seen through other columns."""
-    wanted = Source(
-        source.path,
-        (),
-        None,
-        source.encoding,
-        tuple(dict.fromkeys(columns)),
-        list_columns=source.list_columns,
-        separator=source.separator,
-    )
-    is_text = source.path.suffix.lower() == ".txt"
-    there = list(source.text_columns) if is_text else _column_names(wanted)
-    for name in wanted.columns:
-        _require_column(source.path, there, name)
-    return wanted
-
-
-def _require_column(path: Path, there: list[str], name: str, *, by: str = "") -> None:
-    if name not in there:
-        listed = ", ".join(map(repr, there))
-        raise InputError(f"{path}: no column {name!r}; name one of {listed}{by}.")
-    if there.count(name) > 1:
-        raise InputError(f"{path}: {there.count(name)} columns are named {name!r}; rename one.")
-
-
-def require_file(path: Path, option: str) -> None:
-    """Check at once that there is a file of rows.
-
-    Raises:
-        InputError: it is missing, empty, a folder, or of an unknown extension.
-    """
-    known = ", ".join(EXTENSIONS)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file; correct {option}.")
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; {option} must name a file ({known}).")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise InputError(f"{path}: unknown extension {path.suffix!r}; convert it to {known}.")
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}); correct that.") from None
-    if empty:
-        raise InputError(f"{path}: the file is empty; give a file with rows.")
-
-
-def _require_codec(encoding: str) -> None:
-    try:
-        " ".encode(encoding)
-        codecs.getincrementaldecoder(encoding)
-    except (LookupError, ValueError):
-        raise InputError(
-            f"--data.encoding: unknown encoding {encoding!r}; use a name that Python knows, such "
-            "as utf-8, gb18030, utf-16 or cp1252."
-        ) from None
-
-
-def _require_plain_texts(path: Path, columns: Columns) -> None:
-    answers = [name for name in (columns.label, *columns.targets) if name is not None]
-    if answers:
-        raise InputError(
-            f"{path}: a .txt file has no labels; use {', '.join(EXTENSIONS[:-1])} with a column "
-            f"{answers[0]!r}."
-        )
-    if len(columns.texts) > 1:
-        raise InputError(
-            f"{path}: a .txt file has one text a row, not {len(columns.texts)}; name one column by "
-            "--data.text_column."
-        )
-
-
-def _column_names(source: Source) -> list[str]:
-    """Names of all columns of a file, in order."""
-    if source.path.suffix.lower() == ".parquet":
-        with _open_parquet(source.path) as file:
-            return file.schema_arrow.names
-    if source.path.suffix.lower() in (".csv", ".tsv"):
-        first: Iterable[str] | None = next(iter(_csv_rows(source, quoted=source._is_quoted)), None)
-    else:
-        first = next((record for _, record in _json_records(source)), None)
-    if first is None:
-        raise InputError(f"{source.path}: the file is empty; give a file with rows.")
-    return list(first)
-
-
-# Reading: bytes -> UTF-8 -> lines or fields -> string columns
-
-
-def _utf8_chunks(source: Source) -> Iterator[bytes]:
-    """The file in UTF-8, without byte-order mark; every byte is checked."""
-    decoder = codecs.getincrementaldecoder(source.encoding)()
-    position, lines, at_start = 0, 1, True
-    with source.path.open("rb") as file:
-        while True:
-            chunk = file.read(CHUNK)
-            position += len(chunk)
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeError as error:
-                _refuse_encoding(source, error, position, lines)
-            lines += text.count("\n")
-            if at_start and text:
-                text, at_start = text.removeprefix("\ufeff"), False
-            if text:
-                yield text.encode("utf-8")
-            if not chunk:
-                return
-
-
-def _refuse_encoding(source: Source, error: UnicodeError, position: int, lines: int) -> NoReturn:
-    """Say where the bytes are not in the encoding, and in which they may be.
-
-    Args:
-        source: The file.
-        error: What its decoder raised.
-        position: Number of bytes that the decoder was given.
-        lines: Number of the line at which the bytes of `error` begin.
-    """
-    problem = f"{source.path}: not a text in {source.encoding}"
-    if isinstance(error, UnicodeDecodeError):
-        before = error.object[: error.start].decode(source.encoding, "replace")
-        problem = (
-            f"{source.path}: line {lines + before.count(chr(10))}, byte "
-            f"{position - len(error.object) + error.start} of the file: not in {source.encoding}"
-        )
-    advice = "name the file's encoding by --data.encoding."
-    if codecs.lookup(source.encoding).name == "utf-8":
-        with source.path.open("rb") as file:
-            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        if marked and _decodes(source.path, "utf-16"):
-            advice = "its first bytes are those of UTF-16: try --data.encoding utf-16."
-        elif _decodes(source.path, "gb18030"):
-            advice = "Excel writes such files in China: try --data.encoding gb18030."
-    raise InputError(f"{problem}; {advice}") from None
-
-
-def _decodes(path: Path, encoding: str) -> bool:
-    decoder = codecs.getincrementaldecoder(encoding)()
-    with path.open("rb") as file:
-        try:
-            while chunk := file.read(CHUNK):
-                decoder.decode(chunk)
-            decoder.decode(b"", final=True)
-        except UnicodeError:
-            return False
-    return True
-
-
-class _Stream(io.RawIOBase):
-    """Chunks of bytes as a file."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
-
-
-def _buffered(chunks: Iterable[bytes]) -> io.BufferedReader:
-    """A file whose `read` gives as many bytes as are asked for, as long as there are any."""
-    return io.BufferedReader(_Stream(chunks), CHUNK)
-
-
-def _lines(source: Source, newline: str | None) -> io.TextIOWrapper:
-    return io.TextIOWrapper(_buffered(_utf8_chunks(source)), encoding="utf-8", newline=newline)
-
-
-def _delimiter(source: Source) -> str:
-    return "\t" if source.path.suffix.lower() == ".tsv" else ","
-
-
-def _csv_rows(source: Source, *, quoted: bool) -> Iterator[list[str]]:
-    """Rows by Python's own reader: exact but slow, for the header."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    lines = _lines(source, newline="")
-    try:
-        yield from filter(None, csv.reader(lines, delimiter=_delimiter(source), quoting=quoting))
-    except csv.Error as error:
-        raise InputError(
-            f"{source.path}: the header cannot be read ({error}); correct it."
-        ) from None
-
-
-def _has_balanced_quotes(source: Source) -> bool:
-    """Whether a TSV file is written as CSV is, its double quotes wrapping fields.
-
-    That is so when every quoted field ends where a field may end. Where a quoted field spans
-    lines although each line by itself has equally many columns, the lines are the rows.
-    """
-    if not any(b'"' in chunk for chunk in _utf8_chunks(source)):
-        return False
-    tabs, rows, widths = set(), 0, set()
-
-    def lines() -> Iterator[str]:
-        for line in _lines(source, newline=""):
-            if line.strip("\r\n"):
-                tabs.add(line.count("\t"))
-                yield line
-
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        reader = csv.reader(lines(), delimiter="\t", strict=True)
-        for row in reader:
-            rows += 1
-            widths.add(len(row))
-    except csv.Error:
-        return False
-    finally:
-        csv.field_size_limit(limit)
-    line_is_row = rows == reader.line_num and len(widths) == 1
-    return line_is_row or len(tabs) > 1 or tabs == {0}
-
-
-def _read_csv(source: Source) -> Iterator[list[pa.Array]]:
-    quoted, delimiter = source._is_quoted, _delimiter(source)
-    width = len(_column_names(source))
-    last_row = f"\n{delimiter.join([END_OF_FILE] * width)}\n".encode()
-    bad_rows: list[pyarrow.csv.InvalidRow] = []
-
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:
-        bad_rows.append(row)
-        return "error"
-
-    rows, complete = 0, False
-    try:
-        reader = pyarrow.csv.open_csv(
-            _buffered(itertools.chain(_utf8_chunks(source), [last_row])),
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=LARGEST_ROW),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=delimiter,
-                quote_char='"' if quoted else False,
-                newlines_in_values=quoted,
-                invalid_row_handler=refuse,
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=list(source.columns),
-                column_types=dict.fromkeys(source.columns, pa.string()),
-                strings_can_be_null=False,
-                check_utf8=False,
-            ),
-        )
-        for batch in reader:
-            if batch.num_rows and batch.column(0)[-1].as_py() == END_OF_FILE:
-                batch, complete = batch.slice(0, batch.num_rows - 1), True
-            rows += batch.num_rows
-            yield _with_items(source, batch.columns)
-    except pa.ArrowInvalid as error:
-        _refuse_csv(source, error, bad_rows, rows)
-    if not complete:
-        _refuse_open_quote(source, f"row {rows}")
-
-
-def _refuse_csv(
-    source: Source, error: pa.ArrowInvalid, bad_rows: list[pyarrow.csv.InvalidRow], rows: int
-) -> NoReturn:
-    if not bad_rows:  # the one other error: a row that is larger than a block
-        _refuse_open_quote(source, f"a row of over {LARGEST_ROW >> 20} MiB after row {rows}")
-    row = bad_rows[0]
-    number = (row.number or 0) - 1  # the header is number 1
-    if END_OF_FILE in row.text:
-        _refuse_open_quote(source, f"row {number}")
-    raise InputError(
-        f"{source.path}: row {number} has {_count(row.actual_columns, 'column')}, the header "
-        f"{row.expected_columns}: {_shorten(row.text)}; correct it, or wrap a text that holds a "
-        "separator or new line in double quotes."
-    ) from None
-
-
-def _refuse_open_quote(source: Source, place: str) -> NoReturn:
-    raise InputError(
-        f"{source.path}: {place}: a double quote opens a field and is never closed; close it, "
-        "and write quotes within a field twice."
-    ) from None
-
-
-def _with_items(source: Source, columns: list[pa.Array]) -> list[pa.Array]:
-    """String columns, with the items of those that hold several divided as `LIST_SEPARATOR`."""
-    return [
-        _divide(column, source.separator) if name in source.list_columns else column
-        for name, column in zip(source.columns, columns, strict=True)
-    ]
-
-
-def _divide(column: pa.Array, separator: str | None) -> pa.Array:
-    """Strings of items, which a separator or white space divides, as strings with ours."""
-    if separator is None:
-        parts = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column))
-        return pc.binary_join(parts, LIST_SEPARATOR)
-    joined = [
-        LIST_SEPARATOR.join(filter(None, (item.strip() for item in cell.split(separator))))
-        for cell in column.fill_null("").to_pylist()
-    ]
-    return pa.array(joined, pa.string())
-
-
-def _read_text(source: Source) -> Iterator[list[pa.Array]]:
-    lines = (line.rstrip("\n") for line in _lines(source, newline=None))
-    texts = filter(str.strip, lines)
-    while block := list(itertools.islice(texts, BATCH_ROWS)):
-        yield [pa.array(block, pa.string())]
-
-
-def _read_json(source: Source) -> Iterator[list[pa.Array]]:
-    records = _json_records(source)
-    rows = 0
-    while block := list(itertools.islice(records, BATCH_ROWS)):
-        yield [_json_column(source, name, block, rows) for name in source.columns]
-        rows += len(block)
-
-
-def _json_records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line that is not blank."""
-    for number, line in enumerate(_lines(source, newline="\n"), start=1):
-        if line.isspace():
-            continue
-        try:
-            record = json.loads(line.rstrip("\n"))
-        except (ValueError, RecursionError) as error:
-            problem = getattr(error, "msg", str(error))
-            at = f", character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
-            raise InputError(
-                f"{source.path}: line {number}{at}: not JSON ({problem}); write one object a line."
-            ) from None
-        if not isinstance(record, dict):
-            raise InputError(
-                f"{source.path}: line {number}: not a JSON object but {_shorten(line.strip())}; "
-                "write one object a line."
-            )
-        yield number, record
-
-
-def _json_column(
-    source: Source, name: str, block: list[tuple[int, dict[str, Any]]], start: int
-) -> pa.Array:
-    if name in source.list_columns:
-        return _json_items(source, name, block, start)
-    try:
-        return pa.array([record[name] for _, record in block], pa.string())
-    except (KeyError, pa.ArrowException, UnicodeEncodeError):
-        strings = []
-        for row, (line, record) in enumerate(block, start=start):
-            place = f"{source.path}: {_place(row, line)}"
-            if name not in record:
-                raise InputError(f"{place}: no key {name!r}; add it.") from None
-            kinds = _json_kinds(source, name)
-            strings.append(_json_string(record[name], kinds, f"{place}, column {name!r}"))
-        return pa.array(strings, pa.string())
-
-
-def _json_items(
-    source: Source, name: str, block: list[tuple[int, dict[str, Any]]], start: int
-) -> pa.Array:
-    cells = []
-    for row, (line, record) in enumerate(block, start=start):
-        place = f"{source.path}: {_place(row, line)}"
-        if name not in record:
-            raise InputError(f"{place}: no key {name!r}; add it.")
-        place = f"{place}, column {name!r}"
-        if not isinstance(record[name], list):
-            string = _json_string(record[name], (), place)
-            cells += _divide(pa.array([string or ""], pa.string()), source.separator).to_pylist()
-            continue
-        items = [_json_string(item, (int,), place) for item in record[name]]
-        cells.append(_joined(items, place))
-    return pa.array(cells, pa.string())
-
-
-def _joined(items: list[str | None], place: str) -> str:
-    """Items of a list as one string."""
-    for number, item in enumerate(items, start=1):
-        if not item or item.isspace() or LIST_SEPARATOR in item:
-            wrong = "is empty" if not (item or "").strip() else "holds U+001F"
-            raise InputError(f"{place}: item {number} of the list {wrong}; correct it.")
-    return LIST_SEPARATOR.join(item or "" for item in items)
-
-
-def _json_kinds(source: Source, name: str) -> tuple[type, ...]:
-    """What a column may hold besides strings and null."""
-    is_number = name == source.label_column and source.label_kind == "number"
-    if name in source.other_columns or name in source.target_columns or is_number:
-        return (int, float)
-    return (int,) if name == source.label_column else ()
-
-
-def _json_string(value: Any, kinds: tuple[type, ...], place: str) -> str | None:
-    if isinstance(value, str):
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            problem = f"{place}: half of a surrogate pair in {_shorten(value)}"
-            raise InputError(f"{problem}; write the whole character.") from None
-        return value
-    if value is None:
-        return None
-    if isinstance(value, kinds):
-        return json.dumps(value)
-    names = {(): "a string", (int,): "a string, integer or boolean"}
-    wanted = names.get(kinds, "a string, number or boolean")
-    raise InputError(f"{place}: must be {wanted}, is {_shorten(json.dumps(value))}; correct it.")
-
-
-def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    try:
-        return pyarrow.parquet.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        _refuse_parquet(path, error)
-
-
-def _refuse_parquet(path: Path, error: Exception) -> NoReturn:
-    problem = " ".join(str(error).split())
-    raise InputError(f"{path}: not a readable Parquet file ({problem}); write it again.") from None
-
-
-def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
-    with _open_parquet(source.path) as file:
-        for name in source.columns:
-            _require_string_type(source, name, file.schema_arrow.field(name).type)
-        batches = file.iter_batches(BATCH_ROWS, columns=list(source.columns), use_threads=False)
-        try:
-            for batch in batches:
-                columns = [_parquet_strings(source, name, batch) for name in source.columns]
-                for column in columns:
-                    column.validate(full=True)  # UTF-8
-                yield columns
-        except (pa.ArrowException, OSError) as error:
-            _refuse_parquet(source.path, error)
-
-
-def _parquet_strings(source: Source, name: str, batch: pa.RecordBatch) -> pa.Array:
-    column = batch.column(name)
-    if name not in source.list_columns:
-        return column.cast(pa.string())
-    if not _is_list(column.type):
-        return _divide(column.cast(pa.string()), source.separator)
-    cells = column.to_pylist()
-    place = f"{source.path}: column {name!r}"
-    return pa.array([_joined(cell or [], place) for cell in cells], pa.string())
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _require_string_type(source: Source, name: str, kind: pa.DataType) -> None:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if name in source.list_columns and _is_list(kind):
-        value = kind.value_type
-    is_number = name == source.label_column and source.label_kind == "number"
-    plain = name in source.other_columns or name in source.target_columns or is_number
-    if plain and not pa.types.is_nested(value):
-        return
-    is_label = name == source.label_column
-    tests = [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view]
-    if is_label:
-        tests += [pa.types.is_integer, pa.types.is_boolean]
-    if not any(test(value) for test in tests):
-        wanted = "strings, integers or booleans" if is_label else "strings"
-        raise InputError(f"{source.path}: column {name!r} holds {kind}, not {wanted}; convert it.")
-
-
-_READERS = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".jsonl": _read_json,
-    ".ndjson": _read_json,
-    ".parquet": _read_parquet,
-    ".txt": _read_text,
-}
 
 
 # Scanning: one pass over a file, which checks every row and keeps numbers only
@@ -891,7 +244,7 @@ class _EmptyRows:
     def refuse(self, source: Source, what: str, columns: Sequence[str]) -> None:
         if self.count:
             raise InputError(
-                f"{source.path}: {_count(self.count, 'row')} with an empty {what} "
+                f"{source.path}: {counted(self.count, 'row')} with an empty {what} "
                 f"({_quote_columns(columns)}), the first is row {self.first + 1}; fill "
                 "in or remove."
             )
@@ -907,7 +260,7 @@ def _scan(source: Source, columns: Columns) -> _Scan:
     no_text, no_answer = _EmptyRows(), {name: _EmptyRows() for name in wanted}
     start = 0
     for batch in source.batches():
-        _refuse_nul(source, batch, start)
+        refuse_nul(source, batch, start)
         texts = batch.columns[: len(source.text_columns)]
         no_text.add(np.logical_and.reduce([_is_blank(column) for column in texts]), start)
         hashes.append(_hash(texts))
@@ -923,7 +276,7 @@ def _scan(source: Source, columns: Columns) -> _Scan:
             found.update(_names(batch.column(name), is_list=name in columns.lists))
         _check_rows(source, columns, batch, start)
         start += batch.num_rows
-    _require_rows(source, start)
+    require_rows(source, start)
     no_text.refuse(source, "text", source.text_columns)
     for name, empty in no_answer.items():
         empty.refuse(source, "label" if name == source.label_column else "answer", [name])
@@ -957,7 +310,7 @@ def _numbers(source: Source, labels: pa.Array, start: int) -> np.ndarray:
         if not np.isfinite(numbers[row]):
             raise InputError(
                 f"{source.path}: row {start + row + 1}, column {source.label_column!r}: must be a "
-                f"number, is {_shorten(string)}; correct it."
+                f"number, is {shortened(string)}; correct it."
             )
     return numbers
 
@@ -985,7 +338,7 @@ def _tell_new_names(scan: _Scan, train: _Scan, columns: Columns) -> None:
             "%s: %s with a value of column %r that %s lacks, the first is row %d; such rows "
             "stay, and count as wrong.",
             scan.source.path,
-            _count(len(rows), "row"),
+            counted(len(rows), "row"),
             name,
             train.source.path,
             rows[0],
@@ -1002,24 +355,9 @@ def _check_rows(source: Source, columns: Columns, batch: pa.RecordBatch, start: 
         raise InputError(f"{source.path}: row {start + bad[0] + 1}: {bad[1]}")
 
 
-def _require_rows(source: Source, rows: int) -> None:
-    if rows == 0:
-        raise InputError(f"{source.path}: the file has no rows; give a file with rows.")
-
-
 def _is_blank(column: pa.Array) -> np.ndarray:
     blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
     return blank.to_numpy(zero_copy_only=False)
-
-
-def _refuse_nul(source: Source, batch: pa.RecordBatch, start: int) -> None:
-    for name, column in zip(source.columns, batch.columns, strict=True):
-        found = pc.match_substring(column, "\0").to_numpy(zero_copy_only=False)
-        if found.any():
-            raise InputError(
-                f"{source.path}: row {start + int(found.argmax()) + 1}, column {name!r}: a NUL "
-                "byte; remove it, or name the file's encoding by --data.encoding."
-            )
 
 
 def _hash(columns: list[pa.Array]) -> np.ndarray:
@@ -1067,8 +405,8 @@ def _labels(
         row = int(unknown.argmax())
         raise InputError(
             f"{scan.source.path}: row {row + 1}, column {scan.source.label_column!r}: the label "
-            f"{_shorten(scan.names[scan.codes[row]])} is not in {origin} "
-            f"({_count(int(unknown.sum()), 'row')} with such labels); correct them, or add "
+            f"{shortened(scan.names[scan.codes[row]])} is not in {origin} "
+            f"({counted(int(unknown.sum()), 'row')} with such labels); correct them, or add "
             "training rows."
         )
     return indices
@@ -1093,7 +431,7 @@ def _draw(train: _Scan, fractions: dict[str, float], seed: int) -> dict[str, np.
         sizes = _shares(counts, size, counts - 1 - taken, generator)
         if sizes.sum() == 0:
             raise InputError(
-                f"{train.source.path}: {_count(total, 'row')}, too few to hold out "
+                f"{train.source.path}: {counted(total, 'row')}, too few to hold out "
                 f"{fraction:g} of them: each label must keep a row for training; add rows, "
                 f"set --data.{name}_fraction 0, or give --data.{name}."
             )
@@ -1130,23 +468,6 @@ def _count_duplicates(hashes: dict[str, np.ndarray]) -> dict[str, int]:
     return counts
 
 
-# Wording of messages
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
-
-
 def _quote_columns(columns: Sequence[str]) -> str:
     noun = "columns" if len(columns) > 1 else "column"
     return f"{noun} {', '.join(map(repr, columns))}"
-
-
-def _place(row: int, line: int) -> str:
-    """A row, from 0, as people count; with its line where blank lines shift it."""
-    return f"row {row + 1}" if line == row + 1 else f"row {row + 1} (line {line})"
-
-
-def _shorten(text: str, length: int = 40) -> str:
-    """A quoted beginning of a text, on one line."""
-    return repr(text if len(text) <= length else text[: length - 3] + "...")

@@ -12,7 +12,7 @@ from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fsc
 from seqeval.metrics.v1 import precision_recall_fscore_support as strict_figures
 from seqeval.scheme import IOB2
 
-from kbert.data import LIST_SEPARATOR
+from kbert.text_files import LIST_SEPARATOR
 
 OUTSIDE = "O"
 BEGIN, INSIDE = "B-", "I-"

@@ -103,11 +103,11 @@ def evaluate(
     # TensorFlow and Keras are not needed for --help
     import tensorflow as tf
 
-    from kbert.data import read_rows
     from kbert.evaluation import collect, collect_outside, write_predictions
     from kbert.evaluation_tables import verdict_line
     from kbert.finished_run import open_run
     from kbert.terminal import print_table
+    from kbert.text_files import read_rows
 
     tf.config.experimental.enable_op_determinism()  # as the run itself was measured
     overrides = dict(overrides or {})

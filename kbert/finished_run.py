@@ -16,7 +16,7 @@ import numpy as np
 
 from kbert.batches import EncodedSplit, encode_split
 from kbert.config import Config, parse
-from kbert.data import Source, read_split
+from kbert.data import read_split
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials, new_tokenizer
 from kbert.learned import read_learned
@@ -24,6 +24,7 @@ from kbert.loading import resolve
 from kbert.search_space import with_values
 from kbert.tasks import task_class
 from kbert.tasks.task import Learned, Task
+from kbert.text_files import Source
 from kbert.training import load_weights
 
 

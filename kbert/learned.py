@@ -13,9 +13,10 @@ import numpy as np
 
 from kbert.batches import cache_root
 from kbert.config import Config
-from kbert.data import Columns, DataSet, Source
+from kbert.data import Columns, DataSet
 from kbert.errors import InputError
 from kbert.tasks.task import Learned
+from kbert.text_files import Source
 from kbert.vocabulary import learn_vocabulary
 from kbert.whole_files import written_whole
 

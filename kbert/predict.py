@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from kbert.answer_files import Parts
-    from kbert.data import Source
     from kbert.predictor import Predictor
+    from kbert.text_files import Source
 
 EPILOG = """\
 The rows of a file, into a file; the same command goes on where it was stopped:
@@ -160,7 +160,7 @@ def _load(options: argparse.Namespace) -> Predictor:
 
 def _predict_file(options: argparse.Namespace) -> None:
     from kbert.answer_files import require_output
-    from kbert.data import require_file
+    from kbert.text_files import require_file
 
     output, path = Path(options.output), Path(options.input)
     require_file(path, "--input")
@@ -197,7 +197,7 @@ def _source(
     predictor: Predictor, path: Path, keep: Sequence[str], options: argparse.Namespace
 ) -> Source:
     """The input file, seen through the columns that are the model's inputs and those to keep."""
-    from kbert.data import open_texts
+    from kbert.text_files import open_texts
 
     data = None if predictor.run is None else predictor.run.options.data
     named, encoding = getattr(options, "data.text_column"), getattr(options, "data.encoding")
@@ -220,7 +220,7 @@ def _source(
 
 def _checked_rows(predictor: Predictor, source: Source) -> int:
     """Number of rows, none of which the model cannot answer."""
-    from kbert.data import count_rows
+    from kbert.text_files import count_rows
 
     return count_rows(
         source, lambda batch: predictor.check_request(_texts(predictor, source, batch))
@@ -248,7 +248,7 @@ def _texts(
     predictor: Predictor, source: Source, table: pa.Table | pa.RecordBatch
 ) -> dict[str, list[str]]:
     """The inputs of the model; the words of a list are joined by a space."""
-    from kbert.data import LIST_SEPARATOR
+    from kbert.text_files import LIST_SEPARATOR
 
     columns = zip(predictor.inputs, source.text_columns, strict=True)
     return {

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.batches import ROWS_A_CALL, cache_root, length_order
-from kbert.data import Source
 from kbert.errors import InputError
 from kbert.finished_run import open_run
 from kbert.loading import load_encoder, load_tokenizer, resolve
@@ -20,6 +19,7 @@ from kbert.pooling import sentence_encoder
 from kbert.preprocessing import BertPacker, WordPieceTokenizer
 from kbert.sentence_transformers import read_sentence_vectors
 from kbert.tasks.embedding import vector_model
+from kbert.text_files import Source
 from kbert.whole_files import written_whole
 
 BATCH_SIZE = 32

@@ -25,7 +25,7 @@ from serve.command_line import OneLineParser
 from serve.startup import import_tensorflow_quietly
 
 if TYPE_CHECKING:
-    from kbert.data import Source
+    from kbert.text_files import Source
 
 EPILOG = """\
 The cosine of two texts, by a checkpoint in HuggingFace layout, a model of the hub or a run:
@@ -164,8 +164,8 @@ def _check(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     """Print or write the nearest rows of a file."""
     # TensorFlow and Keras are not needed for --help
-    from kbert.data import count_rows, open_texts, require_file
     from kbert.sentence_encoder import file_vectors, load_sentence_encoder
+    from kbert.text_files import count_rows, open_texts, require_file
 
     asked = vars(options)
     path = Path(options.texts)
@@ -193,7 +193,7 @@ def _answers(
     source: Source, queries: Sequence[str], rows: np.ndarray, cosines: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """The rows of a file that were found, the nearest first for each query."""
-    from kbert.data import read_rows
+    from kbert.text_files import read_rows
 
     (texts,) = read_rows(source, rows.ravel(), source.text_columns).values()
     places = itertools.product(range(len(queries)), range(rows.shape[1]))

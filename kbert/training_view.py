@@ -21,7 +21,6 @@ from kbert.attribution import attentions
 from kbert.batches import EncodedSplit, epoch_sizes, evaluation_batches, evaluation_order
 from kbert.calibration import reliability
 from kbert.config import as_yaml
-from kbert.data import read_rows
 from kbert.errors import NO_ROOM
 from kbert.evaluation import epoch_names, losses_by_output, metric_names
 from kbert.evaluation_plots import plot_attention, plot_confusion, plot_reliability
@@ -29,6 +28,7 @@ from kbert.experiment import Experiment
 from kbert.metrics import classification_figures
 from kbert.plots import png
 from kbert.tasks.task import Task
+from kbert.text_files import read_rows
 from kbert.training import Watcher
 from kbert.window_pooling import WindowPooling
 

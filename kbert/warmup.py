@@ -14,8 +14,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from kbert.batches import EncodedSplit
-from kbert.data import read_rows
 from kbert.tasks.task import Task
+from kbert.text_files import read_rows
 
 WARMUP_PLACE = Path("assets.extra") / "tf_serving_warmup_requests"
 """Where TF Serving looks for it in a SavedModel."""

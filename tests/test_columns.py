@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 
 from kbert.config import DataOptions
-from kbert.data import LIST_SEPARATOR, Columns, DataSet, Source, read_dataset, read_rows
+from kbert.data import Columns, DataSet, read_dataset
 from kbert.errors import InputError
+from kbert.text_files import LIST_SEPARATOR, Source, read_rows
 
 TAGGED = Columns(("tokens",), targets=("tags",), lists=("tokens", "tags"), named=("tags",))
 ROWS = [

@@ -1,4 +1,4 @@
-"""kbert.data: how files are read, what is refused and in which words, how rows are split."""
+"""kbert.text_files and kbert.data: how files are read, what is refused, how rows are split."""
 
 from __future__ import annotations
 
@@ -15,18 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbert import data
+from kbert import text_files
 from kbert.config import DataOptions
-from kbert.data import (
-    LIST_SEPARATOR,
-    Columns,
-    DataSet,
-    Source,
-    read_dataset,
-    read_rows,
-    read_split,
-)
+from kbert.data import Columns, DataSet, read_dataset, read_split
 from kbert.errors import InputError
+from kbert.text_files import LIST_SEPARATOR, Source, read_rows
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
 
@@ -71,7 +64,7 @@ def rows(
     source = Source(path, columns or ("text",), label, encoding)
     batches = list(source.batches())
     assert all(batch.schema.types == [pa.string()] * batch.num_columns for batch in batches)
-    assert all(0 < batch.num_rows <= data.BATCH_ROWS for batch in batches)
+    assert all(0 < batch.num_rows <= text_files.BATCH_ROWS for batch in batches)
     return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
 
 
@@ -187,7 +180,7 @@ def test_parquet_labels_may_be_numbers_and_booleans(tmp_path, values, wanted):
 @pytest.mark.parametrize("extension", ["csv", "tsv", "jsonl", "txt"])
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16", "utf-16-le", "cp1252"])
 def test_encodings_also_across_chunks(tmp_path, monkeypatch, extension, encoding):
-    monkeypatch.setattr(data, "CHUNK", 7)
+    monkeypatch.setattr(text_files, "CHUNK", 7)
     texts = ["é à la", "猫と狗 𠮷"] if encoding != "cp1252" else ["é à la", "ß"]
     lines = ["text", *texts] if extension in ("csv", "tsv") else texts
     if extension == "jsonl":
@@ -375,7 +368,7 @@ def test_unknown_encoding(tmp_path, encoding):
 
 @pytest.mark.parametrize("chunk", [3, 1 << 20])
 def test_undecodable_bytes_that_are_gb18030(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(data, "CHUNK", chunk)
+    monkeypatch.setattr(text_files, "CHUNK", chunk)
     path = write(tmp_path, "train.csv", "text,label\nred,a\n中文,b\n".encode("gb18030"))
     assert refusal(path) == (
         "train.csv: line 3, byte 17 of the file: not in utf-8; Excel writes such files in China: "
@@ -387,7 +380,7 @@ def test_undecodable_bytes_that_are_gb18030(tmp_path, monkeypatch, chunk):
 @pytest.mark.parametrize("chunk", [5, 1 << 20])
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
 def test_undecodable_bytes(tmp_path, monkeypatch, chunk, encoding):
-    monkeypatch.setattr(data, "CHUNK", chunk)
+    monkeypatch.setattr(text_files, "CHUNK", chunk)
     path = write(tmp_path, "train.jsonl", b'{"text": "red"}\n{"text": "\xff\xff"}\n')
     assert refusal(path, labelled=False, encoding=encoding) == (
         f"train.jsonl: line 2, byte 26 of the file: not in {encoding}; name the file's encoding "
@@ -492,7 +485,7 @@ def test_ragged_row(tmp_path, line, what):
 
 
 def test_ragged_row_far_down(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "LARGEST_ROW", 512)
+    monkeypatch.setattr(text_files, "LARGEST_ROW", 512)
     path = write(tmp_path, "train.tsv", "text\tlabel\n" + "red\ta\n" * 5000 + "blue\n")
     assert refusal(path).startswith("train.tsv: row 5001 has 1 column, the header 2: 'blue'; ")
 
@@ -507,7 +500,7 @@ def test_quote_never_closed(tmp_path, content):
 
 
 def test_quote_never_closed_before_many_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "LARGEST_ROW", 512)
+    monkeypatch.setattr(text_files, "LARGEST_ROW", 512)
     path = write(tmp_path, "train.csv", LABELLED + 'red,"a\n' + "blue,b\n" * 500)
     message = refusal(path)
     assert message.startswith("train.csv: a row of over 0 MiB after row 3: a double quote opens")
@@ -568,7 +561,7 @@ def test_empty_texts_are_counted(tmp_path):
 
 
 def test_empty_texts_are_counted_across_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "BATCH_ROWS", 2)
+    monkeypatch.setattr(text_files, "BATCH_ROWS", 2)
     path = write_parquet(tmp_path, {"text": ["a", "b", "c", None, "", "d", " "]})
     assert refusal(path, labelled=False) == (
         "train.parquet: 3 rows with an empty text (column 'text'), the first is row 4; fill in or "

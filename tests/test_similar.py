@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbert.data import open_texts
 from kbert.errors import InputError
 from kbert.sentence_encoder import file_vectors, load_sentence_encoder
 from kbert.similar import main, nearest, similarity
+from kbert.text_files import open_texts
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 TEXTS = ("the cat sat", "a dog ran .", "good dogs", "the cats sat", "", "bad .")

@@ -10,8 +10,9 @@ from prepare import OUT, write_json_lines
 from quality import PEER, checkpoint, cpus
 
 from kbert.config import Config, parse
-from kbert.data import LIST_SEPARATOR, read_dataset, read_rows
+from kbert.data import read_dataset
 from kbert.tasks import task_class
+from kbert.text_files import LIST_SEPARATOR, read_rows
 
 
 def peer_settings(job: Job, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from kbert import losses
 from kbert.config import Config, EncoderConfig, MultiLabelOptions
-from kbert.data import LIST_SEPARATOR, Columns
+from kbert.data import Columns
 from kbert.errors import InputError
 from kbert.evaluation_tables import class_table, overall_table
 from kbert.heads import sequence_classifier
@@ -26,6 +26,7 @@ from kbert.multi_label import (
 from kbert.preprocessing import WordPieceTokenizer
 from kbert.tasks.inputs import TextInputs
 from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
+from kbert.text_files import LIST_SEPARATOR
 
 ROUNDING = 2e-5
 """How far our logits and the reference's may be apart, over the largest of them."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kbert.calibration import softmax
 from kbert.config import Config, EncoderConfig, TaggingOptions
-from kbert.data import LIST_SEPARATOR, Columns
+from kbert.data import Columns
 from kbert.entities import OUTSIDE, check_tags, described, entity_figures, tag_inside
 from kbert.errors import InputError
 from kbert.evaluation_tables import overall_table
@@ -30,6 +30,7 @@ from kbert.preprocessing.alignment import (
 from kbert.preprocessing.ragged import numbers_in_rows, with_splits
 from kbert.tasks.inputs import TextInputs
 from kbert.tasks.task import Gold, Learned, Reference, Rows, Signature, Table, Task
+from kbert.text_files import LIST_SEPARATOR
 
 TAGS, INTENT = "tags", "intent"
 """Outputs of the model that has both."""

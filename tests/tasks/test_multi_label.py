@@ -14,7 +14,7 @@ from parity import assert_same_outputs
 import train
 from kbert.batches import encode_split, evaluation_batches, length_order
 from kbert.config import Config, parse
-from kbert.data import LIST_SEPARATOR, read_dataset
+from kbert.data import read_dataset
 from kbert.errors import InputError
 from kbert.evaluation import collect
 from kbert.finished_run import open_run
@@ -22,6 +22,7 @@ from kbert.preprocessing import tokenizer_from_files
 from kbert.saving import save_checkpoint
 from kbert.tasks.multi_label import MultiLabel
 from kbert.tasks.task import Gold, Learned, Rows
+from kbert.text_files import LIST_SEPARATOR
 from kbert.training import new_model
 from serve.client import predict_rest
 from serve.model_config import ModelConfig

@@ -13,7 +13,7 @@ import tensorflow as tf
 import train
 from kbert.batches import encode_split
 from kbert.config import parse
-from kbert.data import LIST_SEPARATOR, read_dataset
+from kbert.data import read_dataset
 from kbert.entities import entities, tag_inside
 from kbert.errors import InputError
 from kbert.fresh_process import decoded
@@ -23,6 +23,7 @@ from kbert.preprocessing.alignment import first_places, text_words
 from kbert.saving import save_checkpoint
 from kbert.tasks.tagging import INTENT, TAGS, Tagging
 from kbert.tasks.task import Gold, Learned, Rows
+from kbert.text_files import LIST_SEPARATOR
 from kbert.training import new_model
 from serve.client import predict_rest
 from serve.model_config import ModelConfig
