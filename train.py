@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import sys
-import traceback
 
+from kbert.command import finish
 from kbert.config import at_toy_size, parse
-from kbert.errors import InputError
 from serve.startup import import_tensorflow_quietly
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 2 for bad input, 130 after Ctrl-C."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def work() -> int:
         config = parse(arguments)
         # TensorFlow is imported from here on: --help and a wrong option are answered at once
         import_tensorflow_quietly()
         from kbert import run
 
         return run.run(at_toy_size(config) if config.smoke else config)
-    except InputError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"train.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+
+    return finish("train.py: error", work, debug=debug)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import argparse
 import json
 import math
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kbert.command import finish
 from kbert.errors import InputError
 from serve.command_line import OneLineParser
 
@@ -39,18 +39,14 @@ FIGURES = {"accuracy": ("accuracy",), "f1_macro": ("f1_macro",), "log_loss": ("l
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare what the command line names; the exit status."""
     options = _parse(arguments)
-    try:
-        runs = [read_run(Path(folder)) for folder in options.runs]
-        comparison = compare(runs)
-        if options.json:
-            _write_json(Path(options.json), comparison)
-    except InputError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"kbert.compare: {error}", file=sys.stderr)
-        return 2
+    return finish("kbert.compare", lambda: _compare(options), debug=options.debug)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    comparison = compare([read_run(Path(folder)) for folder in options.runs])
+    if options.json:
+        _write_json(Path(options.json), comparison)
     _print(comparison)
-    return 0
 
 
 @dataclass(frozen=True, eq=False)

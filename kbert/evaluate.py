@@ -11,13 +11,13 @@ import dataclasses
 import json
 import shutil
 import sys
-import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kbert.command import finish
 from kbert.errors import InputError
 from serve.command_line import OneLineParser
 from serve.startup import import_tensorflow_quietly
@@ -55,25 +55,20 @@ class Measured:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the command line names; the exit status."""
     options = _parse(arguments)
-    try:
-        # TensorFlow is imported from here on: --help and a wrong option are answered at once
-        import_tensorflow_quietly()
-        overrides = {name: getattr(options, name) for name in ("data.test", *OVERRIDES)}
-        evaluate(
-            Path(options.run),
-            split=options.split,
-            overrides={name: value for name, value in overrides.items() if value is not None},
-            slice_by=options.slice_by,
-            output=None if options.output is None else Path(options.output),
-        )
-    except InputError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"kbert.evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return finish("kbert.evaluate", lambda: _evaluate(options), debug=options.debug)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    # TensorFlow is imported from here on: --help and a wrong option are answered at once
+    import_tensorflow_quietly()
+    overrides = {name: getattr(options, name) for name in ("data.test", *OVERRIDES)}
+    evaluate(
+        Path(options.run),
+        split=options.split,
+        overrides={name: value for name, value in overrides.items() if value is not None},
+        slice_by=options.slice_by,
+        output=None if options.output is None else Path(options.output),
+    )
 
 
 def evaluate(

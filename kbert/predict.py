@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kbert.errors import NO_ROOM, InputError
+from kbert.command import finish
+from kbert.errors import InputError
 from serve.command_line import OneLineParser
 from serve.startup import import_tensorflow_quietly
 
@@ -43,22 +43,8 @@ SHOWN_VALUES = 5
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer what the command line names; the exit status."""
     options = _parse(arguments)
-    try:
-        if options.input is None:
-            _print_answers(options)
-        else:
-            _predict_file(options)
-    except InputError as error:
-        return _refuse(options, error)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        place = error.filename or options.output
-        return _refuse(options, f"{place}: {error.strerror}; the same command goes on.")
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on.", file=sys.stderr)
-        return 130
-    return 0
+    work = _print_answers if options.input is None else _predict_file
+    return finish("kbert.predict", lambda: work(options), debug=options.debug, resumes=True)
 
 
 def predict_file(
@@ -135,13 +121,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if (options.input is None) != (options.output is None):
         parser.error("--input and --output belong together")
     return options
-
-
-def _refuse(options: argparse.Namespace, problem: object) -> int:
-    if options.debug:
-        traceback.print_exc()
-    print(f"kbert.predict: {problem}", file=sys.stderr)
-    return 2
 
 
 def _load(options: argparse.Namespace) -> Predictor:

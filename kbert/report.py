@@ -15,12 +15,12 @@ import json
 import math
 import re
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kbert import report_texts, report_view
+from kbert.command import finish
 from kbert.errors import InputError
 from kbert.report_view import Run
 from kbert.whole_files import written_whole
@@ -60,14 +60,9 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufff
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report of the run that the command line names; the exit status."""
     options = _parse(arguments)
-    try:
-        print(write_report(Path(options.run)))
-    except InputError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"kbert.report: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return finish(
+        "kbert.report", lambda: print(write_report(Path(options.run))), debug=options.debug
+    )
 
 
 def write_report(folder: Path, *, metrics: Mapping[str, Any] | None = None) -> Path:

@@ -11,13 +11,13 @@ import csv
 import itertools
 import json
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kbert.command import finish
 from kbert.errors import InputError
 from kbert.progress import ProgressBar
 from kbert.whole_files import written_whole
@@ -43,23 +43,18 @@ BLOCK_ROWS = 1 << 14  # vectors that are compared at a time
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer what the command line asks; the exit status."""
     options = _parse(arguments)
-    try:
-        _check(options)
-        # TensorFlow is imported from here on: --help and a wrong option are answered at once
-        import_tensorflow_quietly()
-        if options.texts is None:
-            revision = vars(options)["model.revision"]
-            print(f"{similarity(options.model, *options.pair, revision=revision):.4f}")
-        else:
-            _search(options)
-    except InputError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"kbert.similar: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return finish("kbert.similar", lambda: _answer(options), debug=options.debug)
+
+
+def _answer(options: argparse.Namespace) -> None:
+    _check(options)
+    # TensorFlow is imported from here on: --help and a wrong option are answered at once
+    import_tensorflow_quietly()
+    if options.texts is None:
+        revision = vars(options)["model.revision"]
+        print(f"{similarity(options.model, *options.pair, revision=revision):.4f}")
+    else:
+        _search(options)
 
 
 def similarity(model: str | Path, first: str, second: str, *, revision: str | None = None) -> float:

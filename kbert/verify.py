@@ -9,12 +9,12 @@ import argparse
 import math
 import os
 import sys
-import traceback
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kbert.command import finish
 from kbert.errors import InputError
 from serve.command_line import OneLineParser
 
@@ -42,13 +42,11 @@ MAX_SHOWN = 48  # characters of a probe text
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verify what the command line names; the exit status."""
     options = _parse(arguments)
-    try:
-        return verify(options.target, certificate=options.certificate, bound=options.bound)
-    except InputError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"kbert.verify: {error}", file=sys.stderr)
-        return 2
+    return finish(
+        "kbert.verify",
+        lambda: verify(options.target, certificate=options.certificate, bound=options.bound),
+        debug=options.debug,
+    )
 
 
 def verify(target: str, *, certificate: str | None = None, bound: float | None = None) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"errors", "whole_files"}
+GROUND = {"command", "errors", "whole_files"}
 PREPROCESSING = {"assets", "config", "preprocessing", "tokenizer_files", *GROUND}
 MODEL = {
     "config",
@@ -63,6 +63,7 @@ LEVELS = {
     },
     "similar": {"text_files", "progress", "sentence_encoder", "tasks.task", "terminal", *GROUND},
     "errors": set(),
+    "command": {"errors"},
     "answer_scores": set(),
     "answer_spans": set(),
     "whole_files": set(),
