@@ -18,6 +18,7 @@ from kbert.pooling import POOLINGS, PoolingName
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"
+PROMPTS = "config_sentence_transformers.json"
 # since its version 6 a config.json says pooling_mode, before it had a key for each pooling
 OLD_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -68,6 +69,7 @@ def read_sentence_vectors(folder: Path) -> SentenceVectors:
             f"{folder / MODULES}: {', '.join(kinds)} is no encoder, pooling and normalisation; "
             f"{ADVICE}."
         )
+    _refuse_prompt(folder / PROMPTS)
     return SentenceVectors(
         _pooling(folder / str(modules[1].get("path")) / "config.json"),
         normalize="Normalize" in kinds,
@@ -125,6 +127,17 @@ def _max_length(path: Path) -> int | None:
     if length is not None and (type(length) is not int or length < 2):
         raise InputError(f"{path}: max_seq_length must be a number over 1, received {length!r}.")
     return length
+
+
+def _refuse_prompt(path: Path) -> None:
+    """Words that sentence-transformers puts before every text, unless it is told otherwise."""
+    content = _read(path, dict) if path.exists() else {}
+    name, prompts = content.get("default_prompt_name"), content.get("prompts")
+    prompt = prompts.get(name) if isinstance(prompts, Mapping) else None
+    if prompt:
+        raise InputError(
+            f"{path}: {prompt!r} is to stand before every text, which is not done here; {ADVICE}."
+        )
 
 
 def _read(path: Path, kind: type) -> Any:

@@ -101,6 +101,24 @@ def test_a_wrong_length_is_refused(tmp_path: Path, length: Any) -> None:
         read_sentence_vectors(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("default", "prompts", "is_refused"),
+    [("query", {"query": "query: "}, True), (None, {"query": "query: "}, False),
+     ("query", {"query": ""}, False), ("query", None, False)],
+)  # fmt: skip
+def test_a_prompt_before_every_text_is_refused(
+    tmp_path: Path, default: str | None, prompts: Any, is_refused: bool
+) -> None:
+    content = json.dumps({"default_prompt_name": default, "prompts": prompts})
+    folder = write(tmp_path, {})
+    (folder / "config_sentence_transformers.json").write_text(content, encoding="utf-8")
+    if is_refused:
+        with pytest.raises(InputError, match="'query: ' is to stand before every text"):
+            read_sentence_vectors(folder)
+    else:
+        assert read_sentence_vectors(folder) == SentenceVectors()
+
+
 @given(
     st.builds(
         SentenceVectors,
