@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -83,12 +84,14 @@ def certify(
     """
     signatures = task.signatures(model)
     inputs = _probe_texts(signatures[SERVING].inputs)
-    answers = {"python": _python_answers(signatures, inputs)}
-    try:
-        answers["saved_model"] = saved_model_answers(saved_model, inputs, python=python)
-    except ProcessError as error:
-        raise ExportError(f"{saved_model} does not load in a session: {error}") from None
-    found, huggingface, versions = _huggingface(model, task, inputs, saved_model.parent, python)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # the processes start beside each other
+        served = pool.submit(saved_model_answers, saved_model, inputs, python=python)
+        answers = {"python": _python_answers(signatures, inputs)}
+        found, huggingface, versions = _huggingface(model, task, inputs, saved_model.parent, python)
+        try:
+            answers["saved_model"] = served.result()
+        except ProcessError as error:
+            raise ExportError(f"{saved_model} does not load in a session: {error}") from None
     if found is not None:
         answers["huggingface"] = _in_the_types_of(answers["python"], found)
     certificate = Certificate(
