@@ -68,4 +68,11 @@ def test_table(modules) -> None:
         ["", "", "f1 macro", "0.2500 ± 0.0000", "", ""],
     ]
     assert table.rows_of(job, []) == []
+    (features,) = [job for job in jobs.jobs() if job.name == "features"]
+    alone = {"job": "features", "seed": 0, "seconds": 6.0, "peer": {},
+             "figures": {"accuracy": 0.75, "f1_macro": 0.5}}  # fmt: skip
+    assert table.rows_of(features, [*results, alone]) == [
+        [features.task, "sst2", "accuracy", "0.7500", "0.8500 ± 0.0707 (fine-tuned)", "0.1"],
+        ["", "", "f1 macro", "0.5000", "0.2500 ± 0.0000 (fine-tuned)", ""],
+    ]
     assert table.spread([34.567]) == "34.57"

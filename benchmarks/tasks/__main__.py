@@ -77,15 +77,16 @@ def run(job: Job, seed: int) -> dict[str, Any]:
     """Train, and let the Trainer train; what was measured."""
     folder = OUT / job.name if seed == 0 else OUT / f"{job.name}-seed-{seed}"
     command = [sys.executable, str(ROOT / "train.py"), *words_of(job, seed, folder)]
-    seconds = timed(job.name, command, folder, done=folder / "metrics.json")
+    ours = timed(job.name, command, folder, done=folder / "metrics.json")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     found = {
         "job": job.name,
         "seed": seed,
         "figures": {name: figure_of(metrics["test"], name) for name in job.figures},
-        "seconds": seconds,
+        "seconds": sum(ours.values()),
         "training_seconds": metrics["train"]["seconds"],
-        "source": source_digest("kbert"),
+        "sources": list(ours),
+        "peer": {},
     }
     if job.peer is not None:
         settings, result = peer_settings(job, folder), folder.with_suffix(".peer.json")
@@ -93,7 +94,8 @@ def run(job: Job, seed: int) -> dict[str, Any]:
         told.write_text(json.dumps(settings), encoding="utf-8")
         script = str(Path(__file__).with_name("peer.py"))
         command = [sys.executable, script, str(told), str(result)]
-        found["peer_seconds"] = timed(f"{job.name}: Trainer", command, folder, done=result)
+        theirs = timed(f"{job.name}: Trainer", command, folder, done=result)
+        found["peer_seconds"] = sum(theirs.values())
         found["peer"] = json.loads(result.read_text(encoding="utf-8"))
     return found
 
@@ -114,13 +116,16 @@ def words_of(job: Job, seed: int, folder: Path) -> list[str]:
     return [*words, *job.words]
 
 
-def timed(name: str, command: list[str], folder: Path, *, done: Path) -> float:
-    """Run a command unless it has left its result; the seconds that it took in all its starts."""
-    clock = done.with_name(f"{folder.name}.{done.name}.seconds")
-    clock = OUT / clock.name
-    before = float(clock.read_text()) if clock.exists() else 0.0
+def timed(name: str, command: list[str], folder: Path, *, done: Path) -> dict[str, float]:
+    """Run a command unless it has left its result.
+
+    Returns:
+        The seconds that it took in all its starts, by the digest of kbert's source.
+    """
+    clock = OUT / f"{folder.name}.{done.name}.seconds"
+    seconds: dict[str, float] = json.loads(clock.read_text()) if clock.exists() else {}
     if done.exists():
-        return before
+        return seconds
     print(f"{time.strftime('%H:%M')} {name} ...", flush=True)
     log = OUT / f"{folder.name}.log"
     began = time.monotonic()
@@ -135,8 +140,10 @@ def timed(name: str, command: list[str], folder: Path, *, done: Path) -> float:
         text = log.read_text(encoding="utf-8")[-3000:]
         raise subprocess.CalledProcessError(error.returncode, command, text) from None
     finally:
-        clock.write_text(str(before + time.monotonic() - began))
-    return float(clock.read_text())
+        source = source_digest("kbert")
+        seconds[source] = seconds.get(source, 0.0) + time.monotonic() - began
+        clock.write_text(json.dumps(seconds))
+    return seconds
 
 
 def figure_of(metrics: dict[str, Any], name: str) -> float:

@@ -36,8 +36,9 @@ class Job:
     peer: str | None = None
     """How HuggingFace's Trainer does the same: a function of peer.py; None where it is not asked.
     """
-    note: str = ""
-    """For the table."""
+    beside: tuple[str, str] | None = None
+    """The name of a job whose figures are the reference where there is no Trainer's, and what to
+    call them."""
 
 
 def split_files(folder: Path, suffix: str) -> dict[str, Path]:
@@ -90,7 +91,7 @@ CLASSIFICATION = (
         IN_SCOPE, peer="classification"),
     Job("intent_out_of_scope", "intent or out of scope", "clinc150 with out-of-scope rows",
         "intent.yaml", CLINC_OOS,
-        ("out_of_scope.accuracy_in_scope", "out_of_scope.recall", "out_of_scope.precision",
+        ("out_of_scope.in_scope_accuracy", "out_of_scope.recall", "out_of_scope.precision",
          "out_of_scope.roc_auc")),
     Job("pairs_mrpc", "paraphrase", "mrpc", "pairs_mrpc.yaml", of_shared("mrpc", "tsv"), CLASSES,
         peer="classification"),
@@ -103,23 +104,27 @@ CLASSIFICATION = (
 )  # fmt: skip
 FEATURES = (
     Job("features", "sentiment, frozen encoder, Keras", "sst2", "features.yaml",
-        of_shared("sst2", "tsv"), CLASSES),
+        of_shared("sst2", "tsv"), CLASSES, beside=("sentiment", "fine-tuned")),
     Job("features_scikit_learn", "sentiment, frozen encoder, scikit-learn", "sst2",
-        "features.yaml", of_shared("sst2", "tsv"), CLASSES, ("--task.classifier=scikit-learn",)),
+        "features.yaml", of_shared("sst2", "tsv"), CLASSES, ("--task.classifier=scikit-learn",),
+        beside=("sentiment", "fine-tuned")),
 )  # fmt: skip
 TOKENS = (
     Job("tagging", "slots", "atis", "tagging.yaml", of_shared("atis", "jsonl"), ("f1",),
         peer="tagging"),
     Job("tagging_joint", "slots and intent", "atis", "tagging.yaml", of_shared("atis", "jsonl"),
-        ("f1", "intent_accuracy", "sentence_accuracy"), ("--task.intent_column=intent",)),
+        ("f1", "intent_accuracy", "sentence_accuracy"), ("--task.intent_column=intent",),
+        beside=("tagging", "slots alone")),
     Job("masked_lm_before", "masked words, the 2-layer checkpoint as it comes", "clinc150 texts",
         "masked_lm.yaml", CLINC, ("perplexity", "accuracy"), AS_IT_COMES, start="small"),
     Job("masked_lm", "masked words, trained on the domain", "clinc150 texts", "masked_lm.yaml",
-        CLINC, ("perplexity", "accuracy"), ("--export.huggingface=true",), start="small"),
+        CLINC, ("perplexity", "accuracy"), ("--export.huggingface=true",), start="small",
+        beside=("masked_lm_before", "as it comes")),
     Job("intent_small", "intent, the 2-layer checkpoint", "clinc150, in scope", "intent.yaml",
         CLINC, ("accuracy",), IN_SCOPE, start="small"),
     Job("intent_small_after", "intent, after masked words", "clinc150, in scope", "intent.yaml",
-        CLINC, ("accuracy",), IN_SCOPE, start="masked_lm"),
+        CLINC, ("accuracy",), IN_SCOPE, start="masked_lm",
+        beside=("intent_small", "without masked words")),
     Job("pretraining", "masked words, from scratch", "multi30k captions", "pretraining.yaml",
         of_shared("multi30k_en_de", "tsv"), ("perplexity", "accuracy"),
         ("--data.text_column=en", "--task.next_sentence=false", "--train.epochs=4"),
@@ -137,7 +142,7 @@ VECTORS = (
 )  # fmt: skip
 LONG = (
     Job("long_documents", "news topics, windows over whole articles", "BBC articles",
-        "long_documents.yaml", BBC, CLASSES),
+        "long_documents.yaml", BBC, CLASSES, beside=("news", "truncated")),
 )  # fmt: skip
 
 
@@ -145,7 +150,8 @@ def translations() -> list[Job]:
     """Three starts for each pair of languages, with the same options."""
     return [
         Job(f"translation_{name}_{start}", f"translation, {said} encoder", data,
-            f"translation_{name}.yaml", files, ("bleu", "chrf"), (f"--task.encoder={start}",))
+            f"translation_{name}.yaml", files, ("bleu", "chrf"), (f"--task.encoder={start}",),
+            beside=None if start == "random" else (f"translation_{name}_random", "random"))
         for name, data, files in TRANSLATIONS
         for start, said in STARTS.items()
     ]  # fmt: skip

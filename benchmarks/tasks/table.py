@@ -38,7 +38,7 @@ def rows_of(job: Job, results: list[dict[str, Any]]) -> list[list[str]]:
             job.data if first else "",
             name.rpartition(".")[2].replace("_", " "),
             spread([result["figures"][name] for result in of_job]),
-            reference_of(job, name, of_job),
+            reference_of(job, name, results),
             minutes if first else "",
         ]
         for name, first in zip(job.figures, [True, *[False] * len(job.figures)], strict=False)
@@ -46,9 +46,15 @@ def rows_of(job: Job, results: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def reference_of(job: Job, name: str, results: list[dict[str, Any]]) -> str:
-    """The Trainer's figure, where it was asked."""
-    found = [result["peer"][name] for result in results if name in result.get("peer", {})]
-    return f"{spread(found)} (Trainer)" if found else job.note
+    """The Trainer's figure, where it was asked, or that of the job beside it."""
+    if job.beside is None:
+        of_job = [result["peer"] for result in results if result["job"] == job.name]
+        found, said = [figures[name] for figures in of_job if name in figures], "Trainer"
+    else:
+        beside, said = job.beside
+        of_job = [result["figures"] for result in results if result["job"] == beside]
+        found = [figures[name] for figures in of_job if name in figures]
+    return f"{spread(found)} ({said})" if found else ""
 
 
 def spread(values: list[float]) -> str:
