@@ -244,41 +244,6 @@ def test_tensorboard_has_the_curves(finished: Path) -> None:
             assert [step for step, _ in points[tag]] == [1, 2]
 
 
-def test_pairs_and_masked_words(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The other inputs and the other task, by the same commands, at toy size."""
-    rows = [f"the cat {word}\ta dog\tsat .\t{label}" for word, label in
-            [("good", "yes"), ("bad", "no")] * 20]  # fmt: skip
-    table = tmp_path / "pairs.tsv"
-    table.write_text("\n".join(["first\tsecond\tthird\tlabel", *rows]) + "\n")
-    common = ["--data.max_length", "12", "--data.cache_dir", tmp_path / "cache",
-              "--model.checkpoint", tiny_checkpoint, "--smoke"]  # fmt: skip
-    words = ["--data.train", table, "--data.text_column", "[first, second, third]",
-             "--output", tmp_path / "pairs", "--export.warmup", "false", *common]  # fmt: skip
-    assert train.main([str(word) for word in words]) == 0
-    exports = {name: tmp_path / name / "export" / name / "1" for name in ("pairs", "words")}
-    assert not (exports["pairs"] / WARMUP_PLACE).exists()
-    lines = tmp_path / "lines.txt"
-    lines.write_text("\n".join(f"the {animal} sat ." for animal in ["cat", "dog"] * 20))
-    words = ["--task", "masked_lm", "--data.train", lines, "--output", tmp_path / "words", *common]
-    assert train.main([str(word) for word in words]) == 0
-    assert (exports["words"] / WARMUP_PLACE).exists()
-    metrics = json.loads((tmp_path / "words" / "metrics.json").read_text())
-    assert metrics["test"]["perplexity"] == pytest.approx(np.exp(metrics["test"]["loss"]))
-    base = (tmp_path / "pairs" / "export" / "pairs").resolve()
-    with LocalServer([ModelConfig("pairs", base)]) as server:
-        url = f"http://{server.rest_address}/v1/models/pairs"
-        columns = {"text_a": ["the cat good"], "text_b": ["a dog"], "text_c": ["sat ."]}
-        assert predict_rest(url, columns)["probabilities"].shape == (1, 2)
-    base = (tmp_path / "words" / "export" / "words").resolve()
-    with LocalServer([ModelConfig("words", base)]) as server:
-        answers = predict_grpc(
-            server.grpc_address, "words", {"text": ["the [MASK] sat [MASK]", "a cat"]}
-        )
-    assert answers["score"].shape == answers["token"].shape == (2, 2, 5)
-    assert answers["token_id"][1].tolist() == [[-1] * 5] * 2
-    assert (np.diff(answers["score"][0]) <= 0).all()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,7 +1,8 @@
-"""Every recipe at toy size: train.py --smoke -> SavedModel -> local server, the same answers."""
+"""Every recipe at toy size: train.py --smoke -> predictions.csv = SavedModel = local server."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import yaml
 
 import kbert
 import train
+from kbert.certificate import PLACE, read_certificate
 from kbert.config import TASK_OPTIONS, Config, parse
+from kbert.predictor import Predictor
 from kbert.tasks import task_class
 from serve.client import predict_rest
 from serve.model_config import ModelConfig
@@ -26,6 +29,30 @@ FROM_SCRATCH = {"chinese_news.yaml", "chinese_sentiment.yaml"}
 """They want a vocabulary."""
 LEARNS = {"pretraining.yaml"}
 """They learn a vocabulary."""
+MODELS = {
+    "classification": "BertForSequenceClassification",
+    "multi_label": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "features": "BertModel",
+    "tagging": "BertForTokenClassification",
+    "masked_lm": "BertForMaskedLM",
+    "embedding": "BertModel",
+    "question_answering": "BertForQuestionAnswering",
+    "translation": "BertModel, ids alone",
+}
+"""What of transformers the export is compared with, by the task."""
+PREDICTED = {
+    "classification": ("prediction", "p_first", "p_second"),
+    "features": ("prediction", "p_first", "p_second"),
+    "multi_label": ("p_one", "p_two", "p_three"),
+    "regression": ("prediction",),
+    "question_answering": ("prediction", "score", "start", "end"),
+    "translation": ("translation", "score"),
+    "tagging": (),
+    "embedding": (),
+    "masked_lm": (),
+}
+"""Columns of predictions.csv that an answer to the texts of a row has, too."""
 
 
 def test_every_task_has_a_recipe() -> None:
@@ -48,13 +75,41 @@ def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     figures = [metrics["test"][name] for name in metrics["headline"] if name in metrics["test"]]
     assert figures and np.isfinite(figures).all()
-    compare_with_server(tmp_path / "run", requests_of(config))
+    assert (
+        read_certificate(tmp_path / "run/export/run/1" / PLACE).huggingface
+        == MODELS[config.task.name]
+    )
+    predictor = kbert.load(tmp_path / "run")
+    compare_with_predictions(tmp_path, predictor, config)
+    compare_with_server(tmp_path / "run", predictor, requests_of(config))
 
 
-def compare_with_server(run: Path, requests: list[dict[str, str]]) -> None:
+def compare_with_predictions(folder: Path, predictor: Predictor, config: Config) -> None:
+    """What predictions.csv says of the test rows is what is answered to their texts."""
+    path, shared = folder / "run" / "predictions.csv", PREDICTED[config.task.name]
+    assert path.exists() == (config.task.name != "masked_lm")
+    if not shared:
+        return
+    with path.open(encoding="utf-8", newline="") as file:
+        predictions = list(csv.DictReader(file))
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text("utf-8").splitlines()]
+    asked = [rows[int(row["row"]) - 1] for row in predictions]
+    texts = task_class(config.task.name).columns(config).texts
+    requests = [{name: row[name] for name in texts} for row in asked]
+    inputs = predictor.inputs if len(texts) == len(predictor.inputs) else predictor.inputs[:1]
+    columns = {name: [row[of] for row in requests] for name, of in zip(inputs, texts, strict=True)}
+    answers = predictor.answer_columns(columns)
+    for name in shared:
+        found = [
+            type(value)(row[name]) for value, row in zip(answers[name], predictions, strict=True)
+        ]
+        same(answers[name], found)
+
+
+def compare_with_server(run: Path, predictor: Predictor, requests: list[dict[str, str]]) -> None:
     """The server's answers are those that Python gives."""
     base = (run / "export" / "run").resolve()
-    ours = kbert.load(run).predict(requests)
+    ours = predictor.predict(requests)
     columns = {name: [request[name] for request in requests] for name in requests[0]}
     with LocalServer([ModelConfig("run", base)]) as server:
         theirs = predict_rest(f"http://{server.rest_address}/v1/models/run", columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,18 +12,13 @@ from sklearn.linear_model import LogisticRegression
 
 import train
 from kbert.batches import evaluation_batches, evaluation_order
-from kbert.certificate import read_certificate
 from kbert.config import parse
 from kbert.errors import InputError
 from kbert.evaluation import collect
 from kbert.experiment import Experiment, Materials
 from kbert.features import trained_part
-from kbert.finished_run import open_run
 from kbert.logistic import fit_logistic
 from kbert.training import Progress
-from serve.client import predict_rest
-from serve.model_config import ModelConfig
-from serve.server import LocalServer
 
 
 @pytest.fixture
@@ -143,26 +137,3 @@ def test_classes_without_rows_are_unlikely() -> None:
 def test_transformers_has_no_such_model(tiny_options: list[str], capsys) -> None:
     assert train.main([*tiny_options, "--task", "features", "--export.huggingface", "true"]) == 2
     assert "export.huggingface: transformers has no model of this task" in capsys.readouterr().err
-
-
-def test_from_file_to_answer(tiny_options: list[str], tmp_path: Path, capsys) -> None:
-    words = ["--task", "features", "--train.learning_rate", "0.1", "--train.epochs", "20",
-             "--task.calibrate", "true", "--export.name", "moods"]  # fmt: skip
-    assert train.main([*tiny_options, *words]) == 0
-    assert "TensorBoard goes without" not in capsys.readouterr().err
-    folder = tmp_path / "run"
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    saved = folder / "export" / "moods"
-    certificate = read_certificate(saved / "1" / "assets.extra" / "parity.json")
-    if certificate.huggingface != "BertModel":
-        pytest.importorskip("transformers")
-        pytest.fail(f"not compared: {certificate.huggingface}")
-    finished = open_run(folder)
-    part = finished.part("test")
-    outputs = collect(finished.model(part.experiment), part.experiment.task, part.split)
-    assert (outputs["label_index"] == part.split.labels).mean() == metrics["test"]["accuracy"]
-    texts = part.split.gold.read(["text"])["text"]
-    with LocalServer([ModelConfig("moods", saved.resolve())]) as server:
-        url = f"http://{server.rest_address}/v1/models/moods"
-        answers = predict_rest(url, {"text": texts})
-    np.testing.assert_allclose(answers["probabilities"], outputs["probabilities"], atol=1e-5)

@@ -142,12 +142,9 @@ def _cut_firsts(train) -> int:
     return int(((first + second > 4) & (first > 1)).sum())
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_the_export_is_huggingfaces_model_of_the_windows(
-    tiny_checkpoint, tmp_path, pooling
-) -> None:
+def test_the_export_is_huggingfaces_model_of_the_windows(tiny_checkpoint, tmp_path) -> None:
     pytest.importorskip("torch")
-    options = [*WINDOWS, "--task.window_pooling", pooling]
+    options = [*WINDOWS, "--task.window_pooling", "max"]  # the mean: tests/test_recipes.py
     _, _, folder = export_untrained(
         tiny_checkpoint, tmp_path / "export" / "long", *options, labels=("no", "yes", "好")
     )

@@ -80,6 +80,7 @@ def test_a_classification_starts_from_it(
         "--model.checkpoint": tiny_checkpoint,
         "--train.learning_rate": 1e-2,
         "--export.huggingface": "true",
+        "--export.enabled": "false",
         "--output": tmp_path / "pre",
         **common,
     }
@@ -98,6 +99,7 @@ def test_a_classification_starts_from_it(
         "--data.train": tiny_csv,
         "--model.checkpoint": pretrained,
         "--train.learning_rate": 1e-9,
+        "--export.enabled": "false",
         "--output": tmp_path / "moods",
         **common,
     }

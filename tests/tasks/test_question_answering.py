@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import train
-from kbert.certificate import PLACE
 from kbert.config import parse
 from kbert.errors import InputError
 from kbert.preprocessing import tokenizer_from_files
@@ -24,9 +20,6 @@ from kbert.tasks.question_answering import (
 )
 from kbert.tasks.task import Gold, Learned, Rows
 from kbert.training import new_model
-from serve.client import predict_grpc, predict_rest
-from serve.model_config import ModelConfig
-from serve.server import LocalServer
 
 COLUMNS = ["--task", "question_answering", "--data.text_column", "[question, context]"]
 QUESTIONS = ["the dogs", "Who sat, not ran?", "", "人", "a cat " * 30]
@@ -214,55 +207,3 @@ def test_figures_and_predictions(make) -> None:
         "start": ["0", "4"],
         "end": ["7", "11"],
     }
-
-
-def write_rows(path: Path) -> None:
-    """Sixty contexts of up to 30 words, and where in them good or bad cats stand."""
-    generator = np.random.default_rng(0)
-    lines = []
-    for number in range(60):
-        words = generator.choice(["the", "dog", "ran", "a", "."], number // 2).tolist()
-        place = int(generator.integers(len(words) + 1))
-        answer = ("good cats", "Bad cat")[number % 2]
-        context = " ".join([*words[:place], answer, *words[place:]])
-        row = {"question": "the cats", "context": context, "answer": answer}
-        row["start"] = context.index(answer) if number % 3 else None
-        lines.append(json.dumps(row))
-    path.write_text("\n".join(lines))
-
-
-def test_from_a_file_to_a_server(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl")
-    options = {
-        "--data.train": tmp_path / "rows.jsonl",
-        "--task.start_column": "start",
-        "--data.max_length": 20,
-        "--data.cache_dir": tmp_path / "cache",
-        "--model.checkpoint": tiny_checkpoint,
-        "--train.epochs": 1,
-        "--train.batch_size": 8,
-        "--export.name": "cats",
-        "--output": tmp_path / "run",
-    }
-    words = [str(word) for pair in options.items() for word in pair]
-    assert train.main([*COLUMNS, *words]) == 0
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert 0 <= metrics["test"]["exact_match"] <= metrics["test"]["f1"] <= 1
-    certificate = json.loads((tmp_path / "run/export/cats/1" / PLACE).read_text())
-    assert certificate["huggingface"] == "BertForQuestionAnswering"
-    with (tmp_path / "run" / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    sources = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    asked = [sources[int(row["row"]) - 1] for row in rows]
-    columns = {name: [row[name] for row in asked] for name in ("question", "context")}
-    base = (tmp_path / "run/export/cats").resolve()
-    with LocalServer([ModelConfig("cats", base)]) as server:
-        by_grpc = predict_grpc(server.grpc_address, "cats", columns)
-        by_rest = predict_rest(f"http://{server.rest_address}/v1/models/cats", columns)
-    for served in (by_grpc, by_rest):
-        assert list(served["answer"]) == [row["prediction"] for row in rows]
-        for name in ("start", "end"):
-            assert served[name].tolist() == [int(row[name]) for row in rows]
-        np.testing.assert_allclose(
-            served["score"], [float(row["score"]) for row in rows], atol=1e-5
-        )
