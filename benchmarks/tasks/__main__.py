@@ -2,8 +2,8 @@
 
 Each run of train.py, and each of the Trainer with the same checkpoint, rows and options, is a
 process of its own. What is finished is not run again, and a run that was cut off goes on from its
-last checkpoint: the same command goes on after Ctrl-C or a crash. The table is printed, and written
-to benchmarks/tasks/results.json and table.md.
+last checkpoint: the same command goes on after Ctrl-C or a crash. After each run the table of all
+that is finished is printed, and written to benchmarks/tasks/results.json and table.md.
 
 Exit status: 0; 1 when a run fails, 2 when data or packages are absent, 130 after Ctrl-C.
 """
@@ -45,13 +45,14 @@ def main() -> int:
         return 2
     machine = describe_machine()
     prepare()
-    chosen = [job for job in jobs() if not options.jobs or job.name in options.jobs]
-    results = []
+    write_table(finished(), machine)
     try:
-        for job in chosen:
-            for seed in range(options.seeds):
-                results.append(run(job, seed))
-                write_table(results, machine, whole=not options.jobs)
+        for job in () if options.table else jobs():
+            if options.jobs and job.name not in options.jobs:
+                continue
+            for seed in range(job.seeds):
+                run(job, seed)
+                write_table(finished(), machine)
     except subprocess.CalledProcessError as error:
         print(f"tasks: {error.cmd[1]} failed; the end of its log:\n{error.output}", file=sys.stderr)
         return 1
@@ -66,38 +67,52 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     names = [job.name for job in jobs()]
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"by default all: {' '.join(names)}")
-    parser.add_argument("--seeds", type=int, default=1, help="how often each is run")
+    parser.add_argument("--table", action="store_true", help="of what is finished; run nothing")
     options = parser.parse_args()
     if unknown := sorted({*options.jobs} - {*names}):
         parser.error(f"there is no job {unknown[0]}; there are {', '.join(names)}")
     return options
 
 
-def run(job: Job, seed: int) -> dict[str, Any]:
-    """Train, and let the Trainer train; what was measured."""
-    folder = OUT / job.name if seed == 0 else OUT / f"{job.name}-seed-{seed}"
+def run(job: Job, seed: int) -> None:
+    """Train, and let the Trainer train, unless that is done."""
+    folder, result = places_of(job, seed)
     command = [sys.executable, str(ROOT / "train.py"), *words_of(job, seed, folder)]
-    ours = timed(job.name, command, folder, done=folder / "metrics.json")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    found = {
-        "job": job.name,
-        "seed": seed,
-        "figures": {name: figure_of(metrics["test"], name) for name in job.figures},
-        "seconds": sum(ours.values()),
-        "training_seconds": metrics["train"]["seconds"],
-        "sources": list(ours),
-        "peer": {},
-    }
-    if job.peer is not None:
-        settings, result = peer_settings(job, folder), folder.with_suffix(".peer.json")
+    timed(folder.name, command, done=folder / "metrics.json")
+    if job.peer is not None and not result.exists():
         told = folder.with_suffix(".settings.json")
-        told.write_text(json.dumps(settings), encoding="utf-8")
+        told.write_text(json.dumps(peer_settings(job, folder)), encoding="utf-8")
         script = str(Path(__file__).with_name("peer.py"))
-        command = [sys.executable, script, str(told), str(result)]
-        theirs = timed(f"{job.name}: Trainer", command, folder, done=result)
-        found["peer_seconds"] = sum(theirs.values())
-        found["peer"] = json.loads(result.read_text(encoding="utf-8"))
+        timed(f"{folder.name}.peer", [sys.executable, script, str(told), str(result)], done=result)
+
+
+def finished() -> list[dict[str, Any]]:
+    """What was measured, of each run that has come to its end."""
+    found = []
+    for job in jobs():
+        for seed in range(job.seeds):
+            folder, result = places_of(job, seed)
+            if not (folder / "metrics.json").exists():
+                continue
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            ours, theirs = seconds_of(folder.name), seconds_of(f"{folder.name}.peer")
+            found.append({
+                "job": job.name,
+                "seed": seed,
+                "figures": {name: figure_of(metrics["test"], name) for name in job.figures},
+                "seconds": sum(ours.values()),
+                "training_seconds": metrics["train"]["seconds"],
+                "sources": list(ours),
+                "peer": json.loads(result.read_text("utf-8")) if result.exists() else {},
+                "peer_seconds": sum(theirs.values()),
+            })  # fmt: skip
     return found
+
+
+def places_of(job: Job, seed: int) -> tuple[Path, Path]:
+    """Where the run is, and the Trainer's figures."""
+    folder = OUT / (job.name if seed == 0 else f"{job.name}-seed-{seed}")
+    return folder, folder.with_suffix(".peer.json")
 
 
 def words_of(job: Job, seed: int, folder: Path) -> list[str]:
@@ -116,18 +131,12 @@ def words_of(job: Job, seed: int, folder: Path) -> list[str]:
     return [*words, *job.words]
 
 
-def timed(name: str, command: list[str], folder: Path, *, done: Path) -> dict[str, float]:
-    """Run a command unless it has left its result.
-
-    Returns:
-        The seconds that it took in all its starts, by the digest of kbert's source.
-    """
-    clock = OUT / f"{folder.name}.{done.name}.seconds"
-    seconds: dict[str, float] = json.loads(clock.read_text()) if clock.exists() else {}
+def timed(name: str, command: list[str], *, done: Path) -> None:
+    """Run a command unless it has left its result; `seconds_of` then knows what it took."""
     if done.exists():
-        return seconds
+        return
     print(f"{time.strftime('%H:%M')} {name} ...", flush=True)
-    log = OUT / f"{folder.name}.log"
+    log, seconds, source = OUT / f"{name}.log", seconds_of(name), source_digest("kbert")
     began = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
     try:
@@ -140,10 +149,14 @@ def timed(name: str, command: list[str], folder: Path, *, done: Path) -> dict[st
         text = log.read_text(encoding="utf-8")[-3000:]
         raise subprocess.CalledProcessError(error.returncode, command, text) from None
     finally:
-        source = source_digest("kbert")
         seconds[source] = seconds.get(source, 0.0) + time.monotonic() - began
-        clock.write_text(json.dumps(seconds))
-    return seconds
+        (OUT / f"{name}.seconds").write_text(json.dumps(seconds), encoding="utf-8")
+
+
+def seconds_of(name: str) -> dict[str, float]:
+    """What a command took in all its starts, by the digest of kbert's source; {} before them."""
+    path = OUT / f"{name}.seconds"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def figure_of(metrics: dict[str, Any], name: str) -> float:

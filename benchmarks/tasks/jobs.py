@@ -33,6 +33,8 @@ class Job:
     """minilm, small (a masked-LM checkpoint of 2 layers), scratch (the recipe learns a
     vocabulary), chinese (from scratch with a vocabulary), or the name of an earlier job whose
     weights it starts from."""
+    seeds: int = 1
+    """How often it is run, each time from another seed."""
     peer: str | None = None
     """How HuggingFace's Trainer does the same: a function of peer.py; None where it is not asked.
     """

@@ -14,16 +14,15 @@ TABLE = Path(__file__).with_name("table.md")
 HEAD = ("task", "data", "figure", "kbert", "reference", "minutes")
 
 
-def write_table(results: list[dict[str, Any]], machine: dict[str, Any], *, whole: bool) -> None:
-    """Print the table; write it, and the results, where all jobs were asked for."""
+def write_table(results: list[dict[str, Any]], machine: dict[str, Any]) -> None:
+    """Print the table; write it, and the results."""
     lines = [markdown_row(HEAD), markdown_row(["---"] * len(HEAD))]
     lines += [markdown_row(row) for job in jobs() for row in rows_of(job, results)]
     text = "\n".join(lines) + "\n"
     print(text, flush=True)
-    if whole:
-        content = {"machine": machine, "results": results}
-        RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        TABLE.write_text(text, encoding="utf-8")
+    content = {"machine": machine, "results": results}
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(text, encoding="utf-8")
 
 
 def rows_of(job: Job, results: list[dict[str, Any]]) -> list[list[str]]:
