@@ -143,7 +143,7 @@ def _lengths(task: Task, splits: Mapping[str, EncodedSplit]) -> dict[str, Any]:
     edges are whole numbers, ascending; a bin holds what is at least its lower edge and under its
     upper one, and the last one all longer texts too.
     """
-    from kbert.batches import cut_rows  # with TensorFlow
+    from kbert.batches import packed_sizes  # with TensorFlow
 
     lengths = splits["train"].lengths
     top = min(int(lengths.max(initial=1)), LONGEST_SHOWN * task.max_length)
@@ -155,7 +155,9 @@ def _lengths(task: Task, splits: Mapping[str, EncodedSplit]) -> dict[str, Any]:
         "median": float(np.median(lengths)),
         "longest": int(lengths.max(initial=0)),
         "max_length": task.max_length,
-        "truncated": {name: cut_rows(split, task) for name, split in splits.items()},
+        "truncated": {
+            name: int((~packed_sizes(split, task).is_whole).sum()) for name, split in splits.items()
+        },
         "rows": {name: len(split) for name, split in splits.items()},
     }
 

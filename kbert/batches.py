@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.data import Split
-from kbert.preprocessing import BertWindowPacker
+from kbert.preprocessing import PackedSizes
 from kbert.preprocessing.threads import map_in_threads
 from kbert.tasks.task import Gold, Rows, Task
 from kbert.text_files import Source, read_rows
@@ -198,41 +198,21 @@ def epoch_sizes(
     order = epoch_order(
         np.minimum(split.longest, task.max_length), batch_size=batch_size, seed=seed, epoch=epoch
     )
-    windows, tokens, longest = _packed_sizes(split, task)
+    packed = packed_sizes(split, task)
     sizes = [
-        (len(rows), tokens[rows].sum(), windows[rows].sum() * longest[rows].max()) for rows in order
+        (
+            len(rows),
+            packed.tokens[rows].sum(),
+            packed.rows[rows].sum() * packed.longest[rows].max(),
+        )
+        for rows in order
     ]
     return np.array(sizes, np.int64)
 
 
-def cut_rows(split: EncodedSplit, task: Task) -> int:
-    """How many rows have an end that is not read."""
-    if not isinstance(task.packer, BertWindowPacker):
-        return int((split.lengths + 1 + len(split.segments) > task.max_length).sum())
-    rows, starts, held = _windows(split, task)
-    read = np.zeros(len(split), np.int64)
-    np.maximum.at(read, rows, starts + np.sum(held, axis=0))
-    return int((read < split.lengths).sum())
-
-
-def _windows(split: EncodedSplit, task: Task) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """`BertWindowPacker.place` of all rows."""
-    lengths = [tf.constant(of.lengths(split.rows), tf.int32) for of in split.segments]
-    rows, starts, held = task.packer.place(lengths)
-    return rows.numpy(), starts.numpy(), [part.numpy() for part in held]
-
-
-def _packed_sizes(split: EncodedSplit, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row its windows, all of their tokens, and the tokens of the longest one."""
-    special = 1 + len(split.segments)  # [CLS], and a [SEP] after each segment
-    if not isinstance(task.packer, BertWindowPacker):
-        packed = np.minimum(split.lengths + special, task.max_length)
-        return np.ones_like(packed), packed, packed
-    rows, _, held = _windows(split, task)
-    tokens = np.sum(held, axis=0) + special
-    first = np.flatnonzero(np.diff(rows, prepend=-1))
-    windows = np.diff(first, append=len(tokens))
-    return windows, np.add.reduceat(tokens, first), np.maximum.reduceat(tokens, first)
+def packed_sizes(split: EncodedSplit, task: Task) -> PackedSizes:
+    """What the task's packer makes of each row."""
+    return task.packer.sizes([segment.lengths(split.rows) for segment in split.segments])
 
 
 def _dataset(

@@ -8,7 +8,7 @@ text -> WordPieceTokenizer -> ragged ids -> BertPacker -> token_ids, segment_ids
 """
 
 from kbert.preprocessing.masking import TokenMasker
-from kbert.preprocessing.packing import BertPacker
+from kbert.preprocessing.packing import BertPacker, PackedSizes
 from kbert.preprocessing.sentences import SentencePairer
 from kbert.preprocessing.windows import BertWindowPacker
 from kbert.preprocessing.wordpiece import (
@@ -20,6 +20,7 @@ from kbert.preprocessing.wordpiece import (
 __all__ = [
     "BertPacker",
     "BertWindowPacker",
+    "PackedSizes",
     "SentencePairer",
     "TokenMasker",
     "WordPieceTokenizer",

@@ -1,14 +1,28 @@
 """Ids of one or two texts as rows that BERT reads: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kbert.errors import InputError
 
 Truncation = Literal["longest_first", "only_first", "only_second", "do_not_truncate"]
+
+
+class PackedSizes(NamedTuple):
+    """What some texts, or pairs of them, become when a packer packs them, each int64 (texts,)."""
+
+    rows: np.ndarray
+    """Rows of the model."""
+    tokens: np.ndarray
+    """Tokens of these rows together, special ones included, padding not."""
+    longest: np.ndarray
+    """Tokens of the longest of these rows."""
+    is_whole: np.ndarray
+    """Whether no token of the text is left out, bool."""
 
 
 @keras.saving.register_keras_serializable(package="kbert")
@@ -97,6 +111,17 @@ class BertPacker(keras.layers.Layer):
             sep_token_id=self.sep_token_id,
             pad_token_id=self.pad_token_id,
         )
+
+    def sizes(self, lengths: Sequence[np.ndarray]) -> PackedSizes:
+        """What texts of these lengths become.
+
+        Args:
+            lengths: For one or two texts a row, number of tokens, int64 (rows,).
+        """
+        tokens = np.sum(lengths, axis=0) + 1 + len(lengths)
+        is_whole = tokens <= (np.inf if self.max_length is None else self.max_length)
+        packed = np.where(is_whole, tokens, self.max_length or 0)
+        return PackedSizes(np.ones_like(packed), packed, packed, is_whole)
 
     def compute_output_spec(self, segments: Sequence[keras.KerasTensor]) -> dict[str, Any]:
         names = ("token_ids", "segment_ids", "padding_mask")

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kbert.errors import InputError
-from kbert.preprocessing.packing import check_segments, pack_rows, room_for_texts
+from kbert.preprocessing.packing import PackedSizes, check_segments, pack_rows, room_for_texts
 from kbert.preprocessing.ragged import row_numbers, with_splits
 
 
@@ -117,6 +118,21 @@ class BertWindowPacker(keras.layers.Layer):
         held = [tf.gather(length, rows) for length in lengths]
         held[-1] = tf.minimum(held[-1] - starts, tf.gather(window_lengths, rows))
         return rows, starts, held
+
+    def sizes(self, lengths: Sequence[np.ndarray]) -> PackedSizes:
+        """What texts of these lengths become, as `BertPacker.sizes`."""
+        rows, starts, held = self.place([tf.constant(length, tf.int32) for length in lengths])
+        rows, starts, parts = rows.numpy(), starts.numpy(), [part.numpy() for part in held]
+        tokens = np.sum(parts, axis=0, dtype=np.int64) + 1 + len(lengths)
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        read = np.zeros(len(first), np.int64)
+        np.maximum.at(read, rows, starts + np.sum(parts, axis=0))
+        return PackedSizes(
+            np.diff(first, append=len(tokens)),
+            np.add.reduceat(tokens, first),
+            np.maximum.reduceat(tokens, first),
+            read == np.sum(lengths, axis=0),
+        )
 
     def compute_output_spec(self, segments: Sequence[keras.KerasTensor]) -> dict[str, Any]:
         names = ("token_ids", "segment_ids", "padding_mask")

@@ -17,7 +17,7 @@ from kbert.errors import InputError
 from kbert.loading import resolve
 from kbert.metrics import Pearson
 from kbert.pooling import PairSimilarity, sentence_encoder
-from kbert.preprocessing import BertPacker, WordPieceTokenizer
+from kbert.preprocessing import BertPacker, PackedSizes, WordPieceTokenizer
 from kbert.regression import regression_report
 from kbert.sentence_transformers import (
     SentenceVectors,
@@ -184,6 +184,16 @@ class Embedding(Task):
 @keras.saving.register_keras_serializable("kbert")
 class StackedPacker(BertPacker):
     """A `BertPacker` that packs each of the texts for itself: all first ones, all second ones."""
+
+    def sizes(self, lengths: Sequence[np.ndarray]) -> PackedSizes:
+        """What the texts of each row become together."""
+        each = [super(StackedPacker, self).sizes([of]) for of in lengths]
+        return PackedSizes(
+            np.sum([of.rows for of in each], axis=0),
+            np.sum([of.tokens for of in each], axis=0),
+            np.max([of.longest for of in each], axis=0),
+            np.all([of.is_whole for of in each], axis=0),
+        )
 
     def call(self, segments: Sequence[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
         """Any number of ragged int32 (batch, None) to inputs of texts * batch rows."""

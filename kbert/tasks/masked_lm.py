@@ -13,7 +13,13 @@ from kbert.config import Config, EncoderConfig, MaskedLMOptions
 from kbert.data import Columns
 from kbert.heads import masked_lm, pretraining
 from kbert.losses import cross_entropy
-from kbert.preprocessing import BertPacker, SentencePairer, TokenMasker, WordPieceTokenizer
+from kbert.preprocessing import (
+    BertPacker,
+    PackedSizes,
+    SentencePairer,
+    TokenMasker,
+    WordPieceTokenizer,
+)
 from kbert.preprocessing.filling import filled_in
 from kbert.preprocessing.packing import room_for_texts
 from kbert.preprocessing.windows import cut
@@ -63,8 +69,10 @@ class MaskedLM(Task):
         self.tokenizer = tokenizer
         self.max_length = config.data.max_length
         self.encoding_key = [len(config.data.text_columns), tokenizer.get_config()]
-        self.packer = BertPacker(
+        self.num_segments = 2 if self.options.next_sentence else 1
+        self.packer = CutPacker(
             max_length=self.max_length,
+            num_texts=self.num_segments,
             name="packer",
             **tokenizer.packing_ids,
         )
@@ -105,8 +113,7 @@ class MaskedLM(Task):
         the name of the output, and those of the second are (windows,).
         """
         (text,) = rows.segments
-        segments = 2 if self.options.next_sentence else 1
-        windows, texts = cut(text, room_for_texts(self.max_length, segments))
+        windows, texts = cut(text, room_for_texts(self.max_length, self.num_segments))
         if not self.options.next_sentence:
             return self._masked((windows,), texts, seed)
         seeds = tf.unstack(tf.random.split(seed, 2))
@@ -318,3 +325,33 @@ def _sums(
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
     hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == classes, tf.float32)
     return tuple(tf.reduce_sum(values * weights, axis=-1) for values in (loss, hits, 1.0))
+
+
+@keras.saving.register_keras_serializable("kbert")
+class CutPacker(BertPacker):
+    """A `BertPacker` of the windows that texts are cut into.
+
+    Args:
+        num_texts: Texts of a packed row, 2 with next sentences; sizes are then those before
+            another text's second part takes the place of its own.
+        **kwargs: What a `BertPacker` takes.
+    """
+
+    def __init__(self, *, num_texts: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_texts = num_texts
+
+    def sizes(self, lengths: Sequence[np.ndarray]) -> PackedSizes:
+        """What texts of these lengths become: nothing of them is left out."""
+        special, length = self.num_texts + 1, np.sum(lengths, axis=0)
+        room = room_for_texts(self.max_length, self.num_texts)
+        windows = np.maximum(1, -(-length // room))
+        return PackedSizes(
+            windows,
+            length + windows * special,
+            np.minimum(length, room) + special,
+            np.ones(len(length), bool),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_texts": self.num_texts}

@@ -67,6 +67,17 @@ def test_each_text_is_a_row_of_its_own(make) -> None:
     assert weights.numpy().tolist() == [1.0, 1.0, 1.0]
 
 
+def test_sizes_are_those_of_both_texts(make) -> None:
+    task = make("--data.max_length", "5")
+    lengths = [task.encode([tf.constant(texts)])[0].row_lengths() for texts in (FIRST, SECOND)]
+    sizes = task.packer.sizes([of.numpy() for of in lengths])
+    held = batch_of(task)[0]["padding_mask"].numpy().sum(axis=1).reshape(2, 3)
+    assert sizes.rows.tolist() == [2, 2, 2]
+    assert sizes.tokens.tolist() == held.sum(axis=0).tolist()
+    assert sizes.longest.tolist() == held.max(axis=0).tolist()
+    assert sizes.is_whole.tolist() == [False, True, False]
+
+
 def test_texts_are_truncated_one_by_one(make) -> None:
     task = make("--data.max_length", "4")
     inputs, _, _ = batch_of(task)

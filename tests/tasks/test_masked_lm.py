@@ -132,6 +132,24 @@ def test_long_texts_are_windows(tiny_options: list[str], tiny_checkpoint: Path) 
 
 
 @pytest.mark.parametrize("next_sentence", ["false", "true"])
+def test_sizes_are_those_of_the_windows(
+    tiny_options: list[str], tiny_checkpoint: Path, next_sentence: str
+) -> None:
+    task = task_of(tiny_options, tiny_checkpoint, "--task.next_sentence", next_sentence)
+    sizes = task.packer.sizes([task.encode([tf.constant(LONG)])[0].row_lengths().numpy()])
+    inputs, targets, _ = batch_of(task, LONG)
+    if next_sentence == "true":  # whose lengths are drawn
+        texts = targets["masked_lm"][:, 0, 1].numpy()
+    else:
+        texts, held = targets[:, 0, 1].numpy(), inputs["padding_mask"].numpy().sum(axis=1)
+        for row in range(len(LONG)):
+            assert sizes.tokens[row] == held[texts == row].sum()
+            assert sizes.longest[row] == held[texts == row].max()
+    assert sizes.rows.tolist() == np.bincount(texts).tolist()
+    assert sizes.is_whole.all()
+
+
+@pytest.mark.parametrize("next_sentence", ["false", "true"])
 def test_outputs_are_sums_of_each_text(
     tiny_options: list[str], tiny_checkpoint: Path, next_sentence: str
 ) -> None:
