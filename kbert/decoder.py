@@ -147,10 +147,8 @@ class DecoderBlock(BlockParts, keras_nlp.layers.TransformerDecoder):
         self._decoder_sequence_shape = decoder_sequence_shape
         self._encoder_sequence_shape = encoder_sequence_shape
         shape = decoder_sequence_shape
-        self._self_attention_layer = self._new_attention(
-            "self_attention", CausalAttention, "self_attention", shape, shape
-        )
-        self._cross_attention_layer = self._new_attention(
+        self._build_attention("self_attention", CausalAttention, "self_attention", shape, shape)
+        self._build_attention(
             "cross_attention", CrossAttention, "cross_attention", shape, encoder_sequence_shape
         )
         self._build_feedforward(shape)

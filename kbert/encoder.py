@@ -292,10 +292,10 @@ class BlockParts:
     def get_config(self):
         return {**super().get_config(), "attention_dropout": self.attention_dropout}
 
-    def _new_attention(
+    def _build_attention(
         self, part: str, kind: type[Attention], name: str, shape, value_shape
-    ) -> Attention:
-        """Attention that is built; the block gets the normalisation and dropout of this part."""
+    ) -> None:
+        """Attention, with the normalisation and the dropout of this part of the block."""
         attention = kind(
             num_heads=self.num_heads,
             key_dim=shape[-1] // self.num_heads,
@@ -305,8 +305,8 @@ class BlockParts:
             name=name,
         )
         attention.build(shape, value_shape)
+        setattr(self, f"_{part}_layer", attention)  # first: weights keep their order in checkpoints
         self._build_norm_and_dropout(part, shape)
-        return attention
 
     def _build_feedforward(self, shape) -> None:
         """The two dense layers, with their normalisation and their dropout."""
@@ -347,7 +347,7 @@ class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
 
     def build(self, inputs_shape):
         """Makes the layers that the parent's `call` uses, under the names it gives them."""
-        self._self_attention_layer = self._new_attention(
+        self._build_attention(
             "self_attention", SelfAttention, "self_attention_layer", inputs_shape, inputs_shape
         )
         self._build_feedforward(inputs_shape)
