@@ -85,7 +85,7 @@ CLASSIFICATION = (
     Job("email", "spam", "spamassassin", "email.yaml", of_shared("spamassassin", "jsonl"),
         CLASSES, peer="classification"),
     Job("sentiment", "sentiment", "sst2", "sentiment.yaml", of_shared("sst2", "tsv"), CLASSES,
-        peer="classification"),
+        peer="classification", seeds=3),
     Job("chinese_sentiment", "sentiment, from scratch", "chnsenticorp hotel reviews",
         "chinese_sentiment.yaml", of_shared("chnsenticorp_hotel", "csv"), CLASSES,
         start="chinese", peer="classification"),
@@ -96,11 +96,11 @@ CLASSIFICATION = (
         ("out_of_scope.in_scope_accuracy", "out_of_scope.recall", "out_of_scope.precision",
          "out_of_scope.roc_auc")),
     Job("pairs_mrpc", "paraphrase", "mrpc", "pairs_mrpc.yaml", of_shared("mrpc", "tsv"), CLASSES,
-        peer="classification"),
+        peer="classification", seeds=3),
     Job("pairs_sick_entailment", "entailment", "sick", "pairs_sick_entailment.yaml", SICK,
-        CLASSES, peer="classification"),
+        CLASSES, peer="classification", seeds=3),
     Job("pairs_sick_relatedness", "relatedness (regression)", "sick",
-        "pairs_sick_relatedness.yaml", SICK, ("pearson", "spearman"), peer="regression"),
+        "pairs_sick_relatedness.yaml", SICK, ("pearson", "spearman"), peer="regression", seeds=3),
     Job("multi_label", "several intents a text", "atis", "multi_label.yaml", ATIS_INTENTS,
         ("f1_micro", "subset_accuracy")),
 )  # fmt: skip
@@ -113,7 +113,7 @@ FEATURES = (
 )  # fmt: skip
 TOKENS = (
     Job("tagging", "slots", "atis", "tagging.yaml", of_shared("atis", "jsonl"), ("f1",),
-        peer="tagging"),
+        peer="tagging", seeds=3),
     Job("tagging_joint", "slots and intent", "atis", "tagging.yaml", of_shared("atis", "jsonl"),
         ("f1", "intent_accuracy", "sentence_accuracy"), ("--task.intent_column=intent",),
         beside=("tagging", "slots alone")),
@@ -140,7 +140,7 @@ TOKENS = (
 )  # fmt: skip
 VECTORS = (
     Job("embedding", "sentence vectors", "sick", "embedding.yaml", SICK, ("pearson", "spearman"),
-        peer="embedding"),
+        peer="embedding", seeds=3),
 )  # fmt: skip
 LONG = (
     Job("long_documents", "news topics, windows over whole articles", "BBC articles",

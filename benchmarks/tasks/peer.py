@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     Trainer,
+    TrainerCallback,
     set_seed,
 )
 
@@ -52,12 +54,15 @@ def classification(settings: dict[str, Any], splits: dict[str, Rows], folder: st
         for name, of in splits.items()
     }
     model = new_model(BertForSequenceClassification, settings, num_labels=len(labels))
-    gold, logits = train(settings, model, rows, folder)
-    predicted = logits.argmax(axis=-1)
-    return {
-        "accuracy": accuracy_score(gold, predicted),
-        "f1_macro": f1_score(gold, predicted, average="macro"),
-    }
+
+    def figures(gold: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        predicted = logits.argmax(axis=-1)
+        return {
+            "accuracy": accuracy_score(gold, predicted),
+            "f1_macro": f1_score(gold, predicted, average="macro"),
+        }
+
+    return figures(*train(settings, model, rows, folder, figures))
 
 
 def regression(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
@@ -69,8 +74,7 @@ def regression(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -
     model = new_model(
         BertForSequenceClassification, settings, num_labels=1, problem_type="regression"
     )
-    gold, predicted = train(settings, model, rows, folder)
-    return correlations(predicted[:, 0], gold)
+    return correlations(*train(settings, model, rows, folder, correlations))
 
 
 def tagging(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
@@ -81,7 +85,17 @@ def tagging(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> d
     rows = {name: encode_words(settings, of, tags) for name, of in splits.items()}
     model = new_model(BertForTokenClassification, settings, num_labels=len(tags))
     collator = DataCollatorForTokenClassification(tokenizer_of(settings))
-    _, logits = train(settings, model, rows, folder, collator=collator)
+
+    def figures(gold: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        """Of the first pieces whose tags training has: what validation is looked at for."""
+        is_known, predicted = gold != IGNORED, logits.argmax(axis=-1)
+        columns = [
+            [[tags[of] for of in row[known]] for row, known in zip(values, is_known, strict=True)]
+            for values in (gold, predicted)
+        ]
+        return {"f1": f1_score(*columns)}
+
+    _, logits = train(settings, model, rows, folder, figures, collator=collator)
     gold, found = [], []
     for row, encoded, scores in zip(splits["test"], rows["test"], logits, strict=True):
         gold.append(row["label"])
@@ -111,8 +125,9 @@ def embedding(settings: dict[str, Any], splits: dict[str, Rows], folder: str) ->
 
     model = CosineSimilarity(BertModel.from_pretrained(settings["checkpoint"]))
     rows = {name: pairs(of) for name, of in splits.items()}
-    gold, cosines = train(settings, model, rows, folder, collator=collate, by_length=False)
-    return correlations(cosines, gold)
+    return correlations(
+        *train(settings, model, rows, folder, correlations, collator=collate, by_length=False)
+    )
 
 
 class CosineSimilarity(torch.nn.Module):
@@ -136,11 +151,15 @@ def train(
     model: torch.nn.Module,
     rows: dict[str, Rows],
     folder: str,
+    figures: Callable[[np.ndarray, np.ndarray], dict[str, float]],
     *,
     collator: Callable | None = None,
     by_length: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gold answers and outputs of the test rows, in their order."""
+    """Gold answers and outputs of the test rows, in their order.
+
+    With settings["best_metric"] of the epoch that has the best of these `figures` on validation.
+    """
     arguments = training_arguments(settings, folder)
     arguments.group_by_length = by_length
     arguments.remove_unused_columns = by_length
@@ -150,10 +169,37 @@ def train(
         train_dataset=rows["train"],
         data_collator=collator or DataCollatorWithPadding(tokenizer_of(settings)),
     )
+    best = KeepBest(trainer, rows["validation"], figures, settings["best_metric"])
+    if settings["best_metric"]:
+        trainer.add_callback(best)
     trainer.train()
+    if best.weights is not None:
+        model.load_state_dict(best.weights)
     trainer.args.group_by_length = False  # it would predict the rows in another order than theirs
     output = trainer.predict(rows["test"])
     return output.label_ids, output.predictions
+
+
+class KeepBest(TrainerCallback):
+    """Measures the validation rows after each epoch, and keeps the weights of the best."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        rows: Rows,
+        figures: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+        metric: str | None,
+    ) -> None:
+        self.trainer, self.rows, self.figures, self.metric = trainer, rows, figures, metric
+        self.value = -np.inf
+        self.weights: dict[str, torch.Tensor] | None = None
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        output = self.trainer.predict(self.rows)
+        value = self.figures(output.label_ids, output.predictions)[self.metric]
+        if value > self.value:
+            self.value = value
+            self.weights = copy.deepcopy(self.trainer.model.state_dict())
 
 
 def encode_texts(settings: dict[str, Any], rows: Rows, label: Callable[[dict], Any]) -> Rows:
@@ -192,10 +238,11 @@ def encode_words(settings: dict[str, Any], rows: Rows, tags: list[str]) -> Rows:
     return encoded
 
 
-def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
+def correlations(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Pearson's and Spearman's."""
     from scipy.stats import pearsonr, spearmanr
 
+    predicted = predicted.reshape(len(gold))
     return {
         "pearson": float(pearsonr(predicted, gold).statistic),
         "spearman": float(spearmanr(predicted, gold).statistic),

@@ -35,6 +35,7 @@ def peer_settings(job: Job, folder: Path) -> dict[str, Any]:
         "max_length": config.data.max_length,
         "threads": cpus(),
         "precision": train.precision,
+        "best_metric": train.best_metric,
         **{
             name: getattr(train, name)
             for name in ("epochs", "learning_rate", "batch_size", "warmup", "weight_decay",
