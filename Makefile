@@ -32,7 +32,7 @@ lint: .venv/test.done
 look: .venv/test.done .venv/demo.done
 	$(VENV)/python tests/look.py
 
-# every recipe at its real size, beside HuggingFace's Trainer: about five hours on 2 cores; it resumes
+# every recipe at its real size, beside HuggingFace's Trainer: about six hours on 2 cores; it resumes
 tasks: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/tasks

@@ -32,6 +32,12 @@ def test_both_languages_show_the_same_code() -> None:
     assert tables[0] == tables[1]
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_results_are_those_of_make_tasks(name: str) -> None:
+    measured = (ROOT / "benchmarks" / "tasks" / "table.md").read_text(encoding="utf-8")
+    assert measured in (ROOT / name).read_text(encoding="utf-8")
+
+
 def test_tree_is_there() -> None:
     folder = "."
     tree = next(block for block in blocks("README.md", "text") if block.startswith("train.py"))
