@@ -75,10 +75,9 @@ def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     figures = [metrics["test"][name] for name in metrics["headline"] if name in metrics["test"]]
     assert figures and np.isfinite(figures).all()
-    assert (
-        read_certificate(tmp_path / "run/export/run/1" / PLACE).huggingface
-        == MODELS[config.task.name]
-    )
+    certificate = read_certificate(tmp_path / "run/export/run/1" / PLACE)
+    assert certificate.huggingface == MODELS[config.task.name]
+    assert certificate.tf_serving == "2.12"
     predictor = kbert.load(tmp_path / "run")
     compare_with_predictions(tmp_path, predictor, config)
     compare_with_server(tmp_path / "run", predictor, requests_of(config))
