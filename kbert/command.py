@@ -10,7 +10,12 @@ from kbert.errors import NO_ROOM, InputError
 
 
 def finish(
-    command: str, work: Callable[[], int | None], *, debug: bool, resumes: bool = False
+    command: str,
+    work: Callable[[], int | None],
+    *,
+    debug: bool,
+    output: str | None = None,
+    resumes: bool = False,
 ) -> int:
     """Do what a command line asks for; the exit status.
 
@@ -18,6 +23,7 @@ def finish(
         command: What a line of error begins with.
         work: Does it; it gives a status, or None for 0.
         debug: Whether the traceback of bad input is shown too.
+        output: What it writes, named where there is no room and the error names no file.
         resumes: Whether the same command goes on from where it was stopped.
 
     Returns:
@@ -31,8 +37,8 @@ def finish(
         if isinstance(error, OSError):
             if error.errno not in NO_ROOM:
                 raise
-            place = "" if error.filename is None else f"{error.filename}: "
-            problem = f"{place}{error.strerror}{goes_on}"
+            place = error.filename or output
+            problem = f"{f'{place}: ' if place else ''}{error.strerror}{goes_on}"
         if debug:
             traceback.print_exc()
         print(f"{command}: {problem}", file=sys.stderr)

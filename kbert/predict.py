@@ -44,7 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Answer what the command line names; the exit status."""
     options = _parse(arguments)
     work = _print_answers if options.input is None else _predict_file
-    return finish("kbert.predict", lambda: work(options), debug=options.debug, resumes=True)
+    return finish(
+        "kbert.predict",
+        lambda: work(options),
+        debug=options.debug,
+        output=options.output,
+        resumes=True,
+    )
 
 
 def predict_file(
