@@ -17,6 +17,7 @@ from kbert.certificate import PLACE, read_certificate
 from kbert.config import TASK_OPTIONS, Config, parse
 from kbert.predictor import Predictor
 from kbert.tasks import task_class
+from kbert.warmup import WARMUP_PLACE
 from serve.client import predict_rest
 from serve.model_config import ModelConfig
 from serve.server import LocalServer
@@ -27,6 +28,8 @@ WORDS = ("the", "cat", "dogs", "sat", "ran", "good", "bad", "a", "not")
 ROWS = 40
 FROM_SCRATCH = {"chinese_news.yaml", "chinese_sentiment.yaml"}
 """They want a vocabulary."""
+COLD = "email.yaml"
+"""Exported without texts to warm a server up."""
 LEARNS = {"pretraining.yaml"}
 """They learn a vocabulary."""
 MODELS = {
@@ -61,7 +64,7 @@ def test_every_task_has_a_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
     words = ["--config", str(RECIPES / name), "--output", str(tmp_path / "run"), "--smoke"]
     words += ["--data.cache_dir", str(tmp_path / "cache"), "--train.seed", "3"]
     if name in FROM_SCRATCH:
@@ -69,13 +72,18 @@ def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     elif name not in LEARNS:
         words += ["--model.checkpoint", str(tiny_checkpoint)]
     words += ["--data.train", str(tmp_path / "train.jsonl")]
+    words += ["--export.warmup", "false"] if name == COLD else []
     config = parse(words)
     write_rows(tmp_path / "train.jsonl", config)
     assert train.main(words) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     figures = [metrics["test"][name] for name in metrics["headline"] if name in metrics["test"]]
     assert figures and np.isfinite(figures).all()
-    certificate = read_certificate(tmp_path / "run/export/run/1" / PLACE)
+    if name == "features.yaml":
+        assert "TensorBoard goes without" not in capsys.readouterr().err
+    exported = tmp_path / "run/export/run/1"
+    assert (exported / WARMUP_PLACE).exists() == (name != COLD)
+    certificate = read_certificate(exported / PLACE)
     assert certificate.huggingface == MODELS[config.task.name]
     assert certificate.tf_serving == "2.12"
     predictor = kbert.load(tmp_path / "run")
