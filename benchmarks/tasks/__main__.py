@@ -47,12 +47,9 @@ def main() -> int:
     prepare()
     write_table(finished(), machine)
     try:
-        for job in () if options.table else jobs():
-            if options.jobs and job.name not in options.jobs:
-                continue
-            for seed in range(job.seeds):
-                run(job, seed)
-                write_table(finished(), machine)
+        for job, seed in () if options.table else first_seeds_first(options.jobs):
+            run(job, seed)
+            write_table(finished(), machine)
     except subprocess.CalledProcessError as error:
         print(f"tasks: {error.cmd[1]} failed; the end of its log:\n{error.output}", file=sys.stderr)
         return 1
@@ -72,6 +69,13 @@ def parse() -> argparse.Namespace:
     if unknown := sorted({*options.jobs} - {*names}):
         parser.error(f"there is no job {unknown[0]}; there are {', '.join(names)}")
     return options
+
+
+def first_seeds_first(names: list[str]) -> list[tuple[Job, int]]:
+    """The runs of the jobs so named, of all without names: each job once before any again."""
+    chosen = [job for job in jobs() if not names or job.name in names]
+    runs = [(job, seed) for job in chosen for seed in range(job.seeds)]
+    return sorted(runs, key=lambda run: run[1])
 
 
 def run(job: Job, seed: int) -> None:
