@@ -5,6 +5,7 @@ Nothing here imports TensorFlow, so `python train.py --help` answers at once.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -183,10 +184,14 @@ class TrainOptions:
     """Decoupled weight decay; none on biases and LayerNorm."""
     clip_norm: float = 1.0
     """Largest global norm of the gradients; 0 for no clipping."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the computations in training; variables, evaluation and export stay in float32."""
-    xla: bool = False
-    """Compile the training step by XLA."""
+    precision: Literal["auto", "float32", "bfloat16_products", "bfloat16", "float16"] = "auto"
+    """Type of the computations in training; variables, evaluation and export stay in float32.
+    bfloat16_products: of matrix products alone; bfloat16, float16: of all, for GPUs; auto: what a
+    few measured steps say, float32 where training takes less than a minute anyway."""
+    compile: Literal["auto", "graph", "parallel", "xla"] = "auto"
+    """How a step is computed: as one graph; parallel: parts of its rows side by side, one a core;
+    xla: compiled for each shape of a batch; auto: what a few measured steps say, graph where
+    training takes less than a minute anyway."""
     frozen_layers: int = 0
     """Lowest Transformer blocks whose weights stay as they are, and with them the embeddings;
     0: everything is trained."""
@@ -512,6 +517,8 @@ class TranslationOptions:
         _check(self.length_penalty >= 0, "task.length_penalty", "at least 0", self.length_penalty)
 
 
+OLD_XLA = "train.xla"
+"""What train.compile was before it had names: true for xla, false for graph."""
 TASK_OPTIONS: dict[str, type] = {
     "classification": ClassificationOptions,
     "multi_label": MultiLabelOptions,
@@ -576,6 +583,8 @@ def parse(arguments: list[str] | None = None) -> Config:
     parser = _parser(_task_name(words))
     try:
         values = parser.parse_args(words)
+        if (xla := values.pop(OLD_XLA)) is not None:
+            values["train.compile"] = "xla" if xla else "graph"
         groups = parser.instantiate(values).as_dict()
     except jsonargparse.ArgumentError as error:
         if isinstance(error.__cause__, InputError):
@@ -604,12 +613,15 @@ def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     task = options.get("task")
     kind = TASK_OPTIONS.get(str(task.get("name"))) if isinstance(task, dict) else None
     defaults = {} if kind is None else as_dict(Config(task=kind()))
-    return {
+    merged = {
         name: {**defaults[name], **value}
         if isinstance(value, dict) and isinstance(defaults.get(name), dict)
         else value
         for name, value in {**defaults, **options}.items()
     }
+    if isinstance(train := merged.get("train"), dict) and "xla" in train:
+        train["compile"] = "xla" if train.pop("xla") else "graph"
+    return merged
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -667,6 +679,7 @@ def _parser(task_name: str):
     for name, kind in groups.items():
         parser.add_class_arguments(kind, name)
     parser.add_class_arguments(Config, skip={"task", *groups})
+    parser.add_argument(f"--{OLD_XLA}", type=bool | None, help=argparse.SUPPRESS)
     return parser
 
 
@@ -729,9 +742,10 @@ def _require(config: Config) -> None:
                 f"data.stride: {config.task.name} reads no windows, as {', '.join(WITH_WINDOWS)} "
                 "do; leave it out."
             )
-        if config.train.xla:
+        if config.train.compile == "xla":
             raise InputError(
-                "train.xla goes without data.stride: every batch has another number of windows."
+                "train.compile xla goes without data.stride: every batch has another number of "
+                "windows."
             )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import keras_nlp
 import tensorflow as tf
@@ -9,6 +11,7 @@ from keras import ops
 
 from kbert.config import EncoderConfig
 from kbert.errors import InputError
+from kbert.precision import BFloat16Products, Dense, product
 
 
 def build_encoder(
@@ -64,7 +67,40 @@ def build_encoder(
         name="pooler",
     )
     outputs = {"sequence_output": hidden, "pooled_output": pooler(hidden)}
-    return keras.Model(inputs, outputs, name=name)
+    return Encoder(inputs, outputs, name=name)
+
+
+@keras.saving.register_keras_serializable("kbert")
+class Encoder(keras.Model):
+    """The functional model, that can compute parts of a batch side by side.
+
+    TensorFlow's threads share the work of one kernel, and wait for each other in each of a block's
+    hundred; rows that know nothing of each other need not wait.
+    """
+
+    parts = 1
+    """Of how many equal parts a batch is, each computed by a thread of its own."""
+
+    def call(self, inputs, training=None, mask=None):
+        if self.parts == 1:
+            return super().call(inputs, training=training, mask=mask)
+        bounds = [
+            part * tf.shape(inputs["token_ids"])[0] // self.parts for part in range(self.parts + 1)
+        ]
+        outputs = [
+            super(Encoder, self).call(
+                {name: tensor[start:end] for name, tensor in inputs.items()}, training=training
+            )
+            for start, end in itertools.pairwise(bounds)
+        ]
+        return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *outputs)
+
+
+def compute_in_parts(model: keras.Model, parts: int) -> None:
+    """Have the encoder of a model, or the model itself, compute so many parts of a batch each."""
+    for layer in (model, *model.layers):
+        if isinstance(layer, Encoder):
+            layer.parts = parts
 
 
 def attention_encoder(encoder: keras.Model) -> keras.Model:
@@ -181,6 +217,11 @@ class TokenEmbedding(keras_nlp.layers.ReversibleEmbedding):
         self.pad_token_id = pad_token_id
 
     def call(self, inputs, reverse=False, training=None):
+        if reverse and isinstance(self.dtype_policy, BFloat16Products) and self.tie_weights:
+            states = tf.reshape(inputs, (-1, inputs.shape[-1]))
+            table = tf.convert_to_tensor(self.embeddings)
+            logits = product(states, table, self.dtype_policy, transpose_right=True)
+            return tf.reshape(logits, (*tf.unstack(tf.shape(inputs)[:-1]), self.input_dim))
         outputs = super().call(inputs, reverse=reverse)
         if reverse or not training or self.pad_token_id is None:
             return outputs
@@ -222,7 +263,7 @@ class Attention(keras.layers.MultiHeadAttention):
         batch, length, hidden = ops.shape(inputs)
         kernel = ops.concatenate([ops.reshape(part.kernel, (hidden, -1)) for part in parts], 1)
         bias = ops.concatenate([ops.reshape(part.bias, (-1,)) for part in parts], 0)
-        flat = ops.matmul(ops.reshape(inputs, (-1, hidden)), kernel) + bias
+        flat = product(ops.reshape(inputs, (-1, hidden)), kernel, self.dtype_policy) + bias
         split = ops.reshape(flat, (batch, length, len(parts), self.num_heads, self.key_dim))
         return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), num=len(parts), axis=0)
 
@@ -232,7 +273,7 @@ class Attention(keras.layers.MultiHeadAttention):
         attention_mask: (batch, length or 1, keys), 0 where none is paid.
         """
         query = query * ops.cast(self.key_dim**-0.5, query.dtype)
-        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+        scores = product(query, key, self.dtype_policy, transpose_right=True)
         if attention_mask is not None:
             # As torch's: the lowest number swallows any score, so that a row of nothing but padding
             # attends evenly. Half of it where it would overflow into infinity.
@@ -241,11 +282,12 @@ class Attention(keras.layers.MultiHeadAttention):
             scores = scores + ops.expand_dims(padding * lowest, 1)
         scores = tf.nn.softmax(scores)  # Keras' own warns where there is one key
         dropped = self._dropout_layer(scores, training=training)
-        context = ops.transpose(ops.matmul(dropped, value), (0, 2, 1, 3))
+        context = ops.transpose(product(dropped, value, self.dtype_policy), (0, 2, 1, 3))
         batch, length = ops.shape(context)[:2]
         width = self.num_heads * self.key_dim
         kernel = ops.reshape(self._output_dense.kernel, (width, -1))
-        output = ops.matmul(ops.reshape(context, (-1, width)), kernel) + self._output_dense.bias
+        context = ops.reshape(context, (-1, width))
+        output = product(context, kernel, self.dtype_policy) + self._output_dense.bias
         return ops.reshape(output, (batch, length, kernel.shape[-1])), scores
 
 
@@ -328,7 +370,7 @@ class BlockParts:
         setattr(self, f"_{part}_dropout", dropout)
 
     def _new_dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
-        return keras.layers.Dense(
+        return Dense(
             units,
             activation=activation,
             kernel_initializer=self._new_initializer(),

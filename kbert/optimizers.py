@@ -71,6 +71,7 @@ class GlobalNormClipping:
     def __init__(self, *args, clip_norm: float = 0.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.clip_norm = clip_norm
+        self._compiled = {}
 
     def build(self, variables) -> None:
         if self.built:
@@ -80,13 +81,32 @@ class GlobalNormClipping:
 
     def apply(self, grads, trainable_variables=None) -> None:
         """Update the variables; `gradient_norm` is then the norm before it was clipped."""
-        grads = [_one_row_an_index(grad) for grad in grads]
-        norm = tf.linalg.global_norm([tf.cast(_values(grad), tf.float32) for grad in grads
+        # of an embedding: an index may come twice, whose rows are summed
+        grads = [None if grad is None else tf.convert_to_tensor(grad) for grad in grads]
+        if trainable_variables is not None:
+            self.build(trainable_variables)  # no variable can be made in a compiled function
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # variables of several devices
+            self._update(grads, trainable_variables)
+        else:
+            self._compiled_update(trainable_variables)(grads)
+
+    def _compiled_update(self, variables):
+        """Each variable and its moments are read and written once, as XLA fuses the operations."""
+        key = None if variables is None else tuple(map(id, variables))
+        if key not in self._compiled:
+            # the variables are no arguments: tf.function would take their values
+            self._compiled[key] = tf.function(
+                lambda grads: self._update(grads, variables), jit_compile=True
+            )
+        return self._compiled[key]
+
+    def _update(self, grads, variables) -> None:
+        norm = tf.linalg.global_norm([tf.cast(grad, tf.float32) for grad in grads
                                       if grad is not None])  # fmt: skip
         if self.clip_norm:
             scale = tf.minimum(1.0, self.clip_norm / (norm + 1e-6))
-            grads = [_scaled(grad, scale) for grad in grads]
-        super().apply(grads, trainable_variables)
+            grads = [None if grad is None else grad * tf.cast(scale, grad.dtype) for grad in grads]
+        super().apply(grads, variables)
         self.gradient_norm.assign(norm)
 
     def get_config(self) -> dict[str, Any]:
@@ -200,28 +220,6 @@ def new_optimizer(
         var_list=[variable for variable in variables if not _is_decayed(variable.path)]
     )
     return optimizer
-
-
-def _one_row_an_index(grad):
-    """Sum the rows of a sparse gradient that are of one index."""
-    if not isinstance(grad, tf.IndexedSlices):
-        return grad
-    indices, places = tf.unique(grad.indices)
-    values = tf.math.unsorted_segment_sum(grad.values, places, tf.size(indices))
-    return tf.IndexedSlices(values, indices, grad.dense_shape)
-
-
-def _values(grad):
-    return grad.values if isinstance(grad, tf.IndexedSlices) else grad
-
-
-def _scaled(grad, scale):
-    if grad is None:
-        return None
-    scale = tf.cast(scale, grad.dtype)
-    if isinstance(grad, tf.IndexedSlices):
-        return tf.IndexedSlices(grad.values * scale, grad.indices, grad.dense_shape)
-    return grad * scale
 
 
 def _is_decayed(path: str) -> bool:

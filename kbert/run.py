@@ -31,6 +31,7 @@ from kbert.evaluation import appraise, collect, collect_outside, write_predictio
 from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
+from kbert.fastest_step import AUTO, fastest_step
 from kbert.learned import write_learned
 from kbert.lineage import lineage
 from kbert.monitor import end_trial, start_trial
@@ -40,7 +41,14 @@ from kbert.saving import save_checkpoint
 from kbert.search_space import Dimension, hyperparameters, read_space, with_values
 from kbert.serving_files import label_version, prepare
 from kbert.terminal import print_table, trials_table
-from kbert.training import Diverged, Interrupted, Progress, load_weights, save_weights
+from kbert.training import (
+    Diverged,
+    Interrupted,
+    Progress,
+    load_weights,
+    model_config,
+    save_weights,
+)
 from kbert.warmup import warmup_rows
 from kbert.whole_files import written_whole
 from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
@@ -90,12 +98,14 @@ def run(config: Config) -> int:
     check_environment(config.search.workers)
     if is_worker():
         _wait_for_chief(folder)
+    config = _as_begun(folder, config)
     if _is_finished(folder, config):
         print(f"{folder} is finished: see {folder / 'metrics.json'}.")
         return 0
     space = () if config.search.tuner == "none" else read_space(config)
     materials = Materials(config)
     _check_experiments(materials, config, space)
+    config = _with_fastest_step(config, materials.experiment(config))
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +169,34 @@ def _wait_for_chief(folder: Path) -> None:
         if time.monotonic() - began > CHIEF_SECONDS:
             raise InputError(f"--output {folder}: no chief has begun a run there in an hour.")
         time.sleep(1)
+
+
+def _as_begun(folder: Path, config: Config) -> Config:
+    """The options with what a run in the folder has measured: it goes on as it began."""
+    try:
+        old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        train = with_defaults(old)["train"]
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError):
+        return config  # there is no run, or none that can go on
+    measured = {
+        name: train[name]
+        for name in ("precision", "compile")
+        if getattr(config.train, name) == AUTO and name in train
+    }
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **measured))
+
+
+def _with_fastest_step(config: Config, experiment: Experiment) -> Config:
+    """The options with precision and compile as they are to be."""
+    split, task = experiment.splits["train"], experiment.task
+    lengths = np.minimum(split.lengths, task.max_length)
+    train = fastest_step(
+        config.train,
+        model_config(task, experiment.checkpoint, config.model, config.train),
+        tokens=0.0 if task.has_features else float(lengths.sum()) * config.train.epochs,
+        length=float(lengths.mean()),
+    )
+    return dataclasses.replace(config, train=train)
 
 
 def _is_finished(folder: Path, config: Config) -> bool:

@@ -21,22 +21,19 @@ import safetensors.numpy
 
 from kbert.batches import EncodedSplit, training_batches
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
-from kbert.encoder import build_encoder
+from kbert.encoder import build_encoder, compute_in_parts
 from kbert.errors import InputError
 from kbert.evaluation import Evaluator, epoch_names
+from kbert.fastest_step import parts_of
 from kbert.loading import load_checkpoint_weights, read_encoder_config
 from kbert.optimizers import EMBEDDINGS, new_optimizer
+from kbert.precision import policy_of
 from kbert.tasks.task import Task
 from kbert.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
-POLICIES = {
-    "float32": "float32",
-    "bfloat16": "mixed_bfloat16",
-    "float16": "mixed_float16",
-}
 
 
 class Interrupted(Exception):
@@ -112,7 +109,7 @@ def new_model(
     """
     config = model_config(task, checkpoint, options, train)
     keras.utils.set_random_seed(train.seed)
-    dtype = POLICIES[train.precision]
+    dtype = policy_of(train.precision)
     encoder = build_encoder(config, dtype=dtype)
     model = task.build_model(encoder, config, dtype=dtype)
     if checkpoint is not None and not task.has_new_encoder:
@@ -460,7 +457,10 @@ def _compile(model: keras.Model, task: Task, options: TrainOptions, *, total_ste
     optimizer = new_optimizer(options, total_steps=total_steps, variables=model.trainable_variables)
     # before the step is traced: variables that are made in it have it traced twice, and keep it
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer, loss=task.loss(), jit_compile=options.xla, **task.metrics())
+    compute_in_parts(model, parts_of(options))
+    model.compile(
+        optimizer, loss=task.loss(), jit_compile=options.compile == "xla", **task.metrics()
+    )
 
 
 def _keeps_best(options: TrainOptions) -> bool:

@@ -218,8 +218,8 @@ def test_a_whole_run(words, tmp_path, no_cache, caplog) -> None:
 def test_what_does_not_go_with_windows_is_refused(words) -> None:
     with pytest.raises(InputError, match="masked_lm reads no windows"):
         parse([*words, *WINDOWS, "--task", "masked_lm"])
-    with pytest.raises(InputError, match=r"train\.xla goes without data\.stride"):
-        parse([*words, *WINDOWS, "--train.xla", "true"])
+    with pytest.raises(InputError, match=r"train\.compile xla goes without data\.stride"):
+        parse([*words, *WINDOWS, "--train.compile", "xla"])
 
 
 def test_outputs_come_in_the_order_of_the_rows(words, tiny_checkpoint) -> None:
