@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 ROWS_A_CALL = 1024  # texts that a core tokenises at a time
 FORMAT = 2  # of the cached files
 SEGMENT, TARGET = "segment", "target"  # beginnings of the names of cached files
-MEGABATCH = 50  # batches among which rows are sorted by length; fewer in small sets
+GROUPS = (4, 8, 16, 32, 64)  # batches among which rows are sorted by length
+LEAST_GROUPS = 2  # in an epoch, so that who comes together with whom changes
+PADDING = 0.04  # of all positions: the fewest batches are taken that have no more
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedS
 def epoch_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Positions of the rows of each batch: shuffled, with rows of like length together.
 
-    Rows are shuffled, sorted by length within groups of up to `MEGABATCH` batches, cut into
-    batches, and the batches are shuffled. A pure function of its arguments.
+    Rows are shuffled, sorted by length within groups of `group_batches` batches, cut into batches,
+    and the batches are shuffled. A pure function of its arguments.
 
     Args:
         lengths: Number of tokens of each row.
@@ -149,13 +151,33 @@ def epoch_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) 
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
-    group = batch_size * max(1, min(MEGABATCH, len(lengths) // (batch_size * 4)))
+    group = batch_size * group_batches(lengths, batch_size=batch_size)
     batches = []
     for start in range(0, len(order), group):
         rows = order[start : start + group]
         rows = rows[np.argsort(-lengths[rows], kind="stable")]
         batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def group_batches(lengths: np.ndarray, *, batch_size: int) -> int:
+    """Among how many batches rows are sorted, so that there is little padding: of `GROUPS`.
+
+    As few as have at most `PADDING`, in rows drawn once and for all; the more they are, the fewer
+    rows come together in a batch.
+    """
+    order = np.random.default_rng(0).permutation(len(lengths))
+    most = max(1, len(lengths) // (batch_size * LEAST_GROUPS))
+    for batches in (size for size in GROUPS if size <= most):
+        positions = 0
+        for start in range(0, len(order), batch_size * batches):
+            group = -np.sort(-lengths[order[start : start + batch_size * batches]])
+            longest = group[::batch_size]
+            sizes = np.diff([*range(0, len(group), batch_size), len(group)])
+            positions += int((longest * sizes).sum())
+        if lengths.sum() >= (1 - PADDING) * positions:
+            return batches
+    return max((size for size in GROUPS if size <= most), default=1)
 
 
 def length_order(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -56,111 +57,190 @@ class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-class GlobalNormClipping:
-    """For an optimizer of Keras: clips as torch's clip_grad_norm_ does, and keeps the norm.
+@keras.saving.register_keras_serializable(package="kbert")
+class AdamW(keras.optimizers.Optimizer):
+    """AdamW with the clipping, the decay of layers and the sparse tables of fine-tuning.
 
-    Keras' own `global_clipnorm` takes the gradient of an embedding as one row a token of the batch,
-    so that a token that comes twice counts as two small gradients and not as their sum.
+    - Gradients are clipped as torch's clip_grad_norm_ does. Keras' own `global_clipnorm` takes the
+      gradient of an embedding as one row a token of the batch, so that a token that comes twice
+      counts as two small gradients and not as their sum.
+    - The learning rate may fall by a factor from each Transformer block to the one below, see
+      `layer_factors`. Weight decay is decoupled, that of `UNDECAYED` is none, and it scales with
+      the rate of its variable.
+    - Of an embedding whose rows do not all occur, those that do have moments and updates; the
+      others, whose gradient is always zero, have only weight decay, which is put down in a sum and
+      applied by `settle`. The numbers are those of an update of all rows.
+    - One device's update is one XLA program: every weight and moment is read and written once.
 
     Args:
+        learning_rate: Rate, or schedule, of the head and the pooler.
+        beta_1: Decay of the mean of gradients.
+        beta_2: Decay of the mean of their squares.
+        epsilon: Is added to the root of that mean.
+        decoupled_weight_decay: Share of a weight that a step takes away at a rate of 1.
+        layer_decay: Factor on the rate from each block to the one below; 1: one rate for all.
         clip_norm: Largest global norm of the gradients; 0 for no clipping.
-        *args: What the optimizer takes.
-        **kwargs: What the optimizer takes.
+        rows: By the path of an embedding its rows that occur, int (rows,); gradients of such an
+            embedding must be `tf.IndexedSlices`. All rows of the embeddings that are not named.
+        **kwargs: What the parent takes.
+
+    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101; as torch.optim.AdamW.
     """
 
-    def __init__(self, *args, clip_norm: float = 0.0, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        learning_rate,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        decoupled_weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+        clip_norm: float = 0.0,
+        rows: Mapping[str, Sequence[int]] | None = None,
+        name: str = "adamw",
+        **kwargs,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.decoupled_weight_decay = decoupled_weight_decay
+        self.layer_decay = layer_decay
         self.clip_norm = clip_norm
+        self.rows = {path: np.asarray(of, np.int32) for path, of in (rows or {}).items()}
         self._compiled = {}
 
     def build(self, variables) -> None:
         if self.built:
             return
         super().build(variables)
+        paths = [variable.path for variable in variables]
+        self.factors = layer_factors(paths, layer_decay=self.layer_decay)
+        self.decays = tuple(
+            self.decoupled_weight_decay if _is_decayed(path) else 0.0 for path in paths
+        )
+        self._moments = [self._new_moments(variable) for variable in variables]
+        self._pending = {
+            path: self.add_variable((), initializer="zeros", name=f"{path.replace('/', '_')}_decay")
+            for path in paths
+            if path in self.rows
+        }
         self.gradient_norm = self.add_variable((), initializer="zeros", name="gradient_norm")
+
+    def _new_moments(self, variable) -> tuple[keras.Variable, keras.Variable]:
+        names = ("momentum", "velocity")
+        if variable.path not in self.rows:
+            return tuple(self.add_variable_from_reference(variable, name=name) for name in names)
+        shape = (len(self.rows[variable.path]), *variable.shape[1:])
+        path = variable.path.replace("/", "_")
+        return tuple(
+            self.add_variable(shape, initializer="zeros", name=f"{path}_{name}") for name in names
+        )
 
     def apply(self, grads, trainable_variables=None) -> None:
         """Update the variables; `gradient_norm` is then the norm before it was clipped."""
-        # of an embedding: an index may come twice, whose rows are summed
-        grads = [None if grad is None else tf.convert_to_tensor(grad) for grad in grads]
-        if trainable_variables is not None:
-            self.build(trainable_variables)  # no variable can be made in a compiled function
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        variables = list(trainable_variables)
+        self.build(variables)  # no variable can be made in a compiled function
+        dense, tables = [], []
+        for grad, variable in zip(grads, variables, strict=True):
+            if variable.path in self.rows:
+                grad = self._of_rows(grad, variable)
+                tables.append((variable, tf.gather(variable.value, self.rows[variable.path])))
+            elif (
+                grad is not None
+            ):  # of an embedding: an index may come twice, whose rows are summed
+                grad = tf.convert_to_tensor(grad)
+            dense.append(grad)
+        rows = [of for _, of in tables]
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # variables of several devices
-            self._update(grads, trainable_variables)
+            rows = self._update(dense, rows, variables)
         else:
-            self._compiled_update(trainable_variables)(grads)
+            rows = self._compiled_update(variables)(dense, rows)
+        for (variable, _), new in zip(tables, rows, strict=True):
+            indices = tf.constant(self.rows[variable.path])
+            variable.value.scatter_update(tf.IndexedSlices(new, indices))
+
+    def settle(self) -> None:
+        """Apply the weight decay of rows that do not occur; until then they are as they were."""
+        for variable in self._trainable_variables:
+            if variable.path in self._pending:
+                pending = self._pending[variable.path]
+                factors = np.ones((variable.shape[0], 1), np.float64)
+                factors *= np.exp(float(pending))  # the logarithms of each step's factor
+                factors[self.rows[variable.path]] = 1
+                variable.assign(variable * tf.constant(factors, variable.dtype))
+                pending.assign(0)
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        index = self._get_variable_index(variable)
+        self.assign(variable, self._updated(gradient, variable, index, learning_rate))
 
     def _compiled_update(self, variables):
-        """Each variable and its moments are read and written once, as XLA fuses the operations."""
-        key = None if variables is None else tuple(map(id, variables))
+        key = tuple(map(id, variables))
         if key not in self._compiled:
             # the variables are no arguments: tf.function would take their values
             self._compiled[key] = tf.function(
-                lambda grads: self._update(grads, variables), jit_compile=True
+                lambda grads, rows: self._update(grads, rows, variables), jit_compile=True
             )
         return self._compiled[key]
 
-    def _update(self, grads, variables) -> None:
+    def _update(self, grads, rows, variables) -> list[tf.Tensor]:
+        """Update the variables but those of which the rows are given: these are returned."""
         norm = tf.linalg.global_norm([tf.cast(grad, tf.float32) for grad in grads
                                       if grad is not None])  # fmt: skip
         if self.clip_norm:
             scale = tf.minimum(1.0, self.clip_norm / (norm + 1e-6))
             grads = [None if grad is None else grad * tf.cast(scale, grad.dtype) for grad in grads]
-        super().apply(grads, variables)
         self.gradient_norm.assign(norm)
+        others, new, left = [], [], iter(rows)
+        for grad, variable in zip(grads, variables, strict=True):
+            if variable.path not in self.rows:
+                others.append((grad, variable))
+                continue
+            index = self._get_variable_index(variable)
+            new.append(self._updated(grad, next(left), index, self.learning_rate))
+            decay = self.learning_rate * self.factors[index] * self.decays[index]
+            self._pending[variable.path].assign_add(ops.log1p(-decay))
+        super().apply(*zip(*others, strict=True))
+        return new
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "clip_norm": self.clip_norm}
+    def _updated(self, gradient, value, index: int, learning_rate):
+        """The new value of a variable, or of its rows; its moments are updated."""
+        momentum, velocity = self._moments[index]
+        step = ops.cast(self.iterations + 1, momentum.dtype)
+        gradient = ops.cast(gradient, momentum.dtype)
+        mean = momentum + (gradient - momentum) * (1 - self.beta_1)
+        square = velocity + (ops.square(gradient) - velocity) * (1 - self.beta_2)
+        self.assign(momentum, mean)
+        self.assign(velocity, square)
+        rate = ops.cast(learning_rate, momentum.dtype) * self.factors[index]
+        root = ops.sqrt(square) / ops.sqrt(1 - self.beta_2**step) + self.epsilon
+        change = mean * (rate / (1 - self.beta_1**step)) / root
+        return value * (1 - rate * self.decays[index]) - change
 
-
-@keras.saving.register_keras_serializable(package="kbert")
-class ClippedAdamW(GlobalNormClipping, keras.optimizers.AdamW):
-    """`keras.optimizers.AdamW` with torch's clipping."""
-
-
-@keras.saving.register_keras_serializable(package="kbert")
-class LayerwiseAdamW(GlobalNormClipping, keras.optimizers.Adam):
-    """AdamW whose learning rate falls by a factor from each Transformer block to the one below.
-
-    Weight decay is decoupled, that of `UNDECAYED` is none, and it scales with the rate of its
-    variable. It is applied here and not by Keras, whose own takes one rate for all variables.
-
-    Args:
-        learning_rate: Rate, or schedule, of the head and the pooler.
-        layer_decay: The factor, see `layer_factors`.
-        decoupled_weight_decay: As keras.optimizers.AdamW's `weight_decay`.
-        **kwargs: What the parent takes.
-    """
-
-    def __init__(
-        self, learning_rate, *, layer_decay: float, decoupled_weight_decay: float = 0.0, **kwargs
-    ) -> None:
-        super().__init__(learning_rate, **kwargs)
-        self.layer_decay = layer_decay
-        self.decoupled_weight_decay = decoupled_weight_decay
-
-    def build(self, var_list) -> None:
-        if self.built:
-            return
-        super().build(var_list)
-        paths = [variable.path for variable in var_list]
-        self.factors = layer_factors(paths, layer_decay=self.layer_decay)
-        self.decays = tuple(
-            self.decoupled_weight_decay if _is_decayed(path) else 0.0 for path in paths
-        )
-
-    def update_step(self, gradient, variable, learning_rate) -> None:
-        index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, variable.dtype) * self.factors[index]
-        if self.decays[index]:
-            self.assign_sub(variable, variable * self.decays[index] * rate)
-        super().update_step(gradient, variable, rate)
+    def _of_rows(self, grad, variable) -> tf.Tensor:
+        """A sparse gradient as one of the rows that occur."""
+        rows = self.rows[variable.path]
+        places = np.full(variable.shape[0], -1, np.int32)
+        places[rows] = np.arange(len(rows))
+        found = tf.gather(places, grad.indices)
+        known = tf.debugging.assert_non_negative(found, f"{variable.path}: a row that is no row.")
+        with tf.control_dependencies([] if known is None else [known]):
+            return tf.math.unsorted_segment_sum(grad.values, found, len(rows))
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "layer_decay": self.layer_decay,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
             "decoupled_weight_decay": self.decoupled_weight_decay,
+            "layer_decay": self.layer_decay,
+            "clip_norm": self.clip_norm,
+            "rows": {path: rows.tolist() for path, rows in self.rows.items()},
         }
 
 
@@ -189,37 +269,27 @@ def layer_factors(paths: Sequence[str], *, layer_decay: float) -> tuple[float, .
 
 
 def new_optimizer(
-    options: TrainOptions, *, total_steps: int, variables: list[keras.Variable]
+    options: TrainOptions, *, total_steps: int, rows: Mapping[str, Sequence[int]] | None = None
 ) -> keras.optimizers.Optimizer:
     """AdamW with clipping; no weight decay on biases and LayerNorm.
 
     Args:
         options: Rates and norms.
         total_steps: Steps of the whole run, for the schedule.
-        variables: What will be trained.
+        rows: Of embeddings, see `AdamW`.
     """
     schedule = WarmupLinear(
         options.learning_rate,
         warmup_steps=math.ceil(options.warmup * total_steps),
         total_steps=total_steps,
     )
-    common = {
-        "epsilon": 1e-8,
-        "clip_norm": options.clip_norm,
-        "name": "adamw",
-    }
-    if options.layer_decay < 1:
-        return LayerwiseAdamW(
-            schedule,
-            layer_decay=options.layer_decay,
-            decoupled_weight_decay=options.weight_decay,
-            **common,
-        )
-    optimizer = ClippedAdamW(schedule, weight_decay=options.weight_decay, **common)
-    optimizer.exclude_from_weight_decay(
-        var_list=[variable for variable in variables if not _is_decayed(variable.path)]
+    return AdamW(
+        schedule,
+        decoupled_weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
+        clip_norm=options.clip_norm,
+        rows=rows,
     )
-    return optimizer
 
 
 def _is_decayed(path: str) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+
 import keras
 import tensorflow as tf
 
@@ -34,6 +38,38 @@ def policy_of(precision: str) -> keras.DTypePolicy:
     return keras.DTypePolicy(POLICIES[precision])
 
 
+_operands: contextvars.ContextVar[dict | None] = contextvars.ContextVar("operands", default=None)
+
+
+@contextlib.contextmanager
+def shared_operands() -> Iterator[None]:
+    """Inside, what several calls of a layer make of its weights is made once."""
+    token = _operands.set({})
+    try:
+        yield
+    finally:
+        _operands.reset(token)
+
+
+def operand(layer: keras.Layer, name: str, make: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """The right side of a `product`: what a layer makes of its weights, in the product's type.
+
+    Args:
+        layer: Whose weights they are.
+        name: Of what is made, among all that is made of this layer's weights.
+        make: Makes it.
+    """
+    made = _operands.get()
+    if made is None:
+        return make()
+    key = (id(layer), name)
+    if key not in made:
+        result = make()
+        is_half = isinstance(layer.dtype_policy, BFloat16Products)
+        made[key] = tf.cast(result, tf.bfloat16) if is_half else result
+    return made[key]
+
+
 def product(
     left: tf.Tensor, right: tf.Tensor, policy: keras.DTypePolicy, *, transpose_right: bool = False
 ) -> tf.Tensor:
@@ -58,7 +94,8 @@ class Dense(keras.layers.Dense):
     def call(self, inputs, training=None):
         shape = tf.shape(inputs)
         flat = tf.reshape(inputs, (-1, inputs.shape[-1]))
-        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        kernel = operand(self, "kernel", lambda: tf.convert_to_tensor(self.kernel))
+        bias = tf.convert_to_tensor(self.bias)
         outputs = tf.nn.bias_add(product(flat, kernel, self.dtype_policy), bias)
         if self.activation is not None:
             outputs = self.activation(outputs)

@@ -105,7 +105,7 @@ def run(config: Config) -> int:
     space = () if config.search.tuner == "none" else read_space(config)
     materials = Materials(config)
     _check_experiments(materials, config, space)
-    config = _with_fastest_step(config, materials.experiment(config))
+    config = with_fastest_step(config, materials.experiment(config))
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def _as_begun(folder: Path, config: Config) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **measured))
 
 
-def _with_fastest_step(config: Config, experiment: Experiment) -> Config:
+def with_fastest_step(config: Config, experiment: Experiment) -> Config:
     """The options with precision and compile as they are to be."""
     split, task = experiment.splits["train"], experiment.task
     lengths = np.minimum(split.lengths, task.max_length)

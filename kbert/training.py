@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
+import tensorflow as tf
 
 from kbert.batches import EncodedSplit, training_batches
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
@@ -34,6 +35,8 @@ from kbert.whole_files import written_whole
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
+MANY_IDS = 1 << 20  # are read of a file at a time
+MOST_ROWS = 0.7  # of an embedding: with more there is nothing to gain
 
 
 class Interrupted(Exception):
@@ -195,7 +198,8 @@ def fit(
     """
     began = time.perf_counter()
     steps = math.ceil(len(train) / options.batch_size)
-    _compile(model, task, options, total_steps=steps * options.epochs)
+    rows = rows_that_occur(model, task, train, options)
+    _compile(model, task, options, total_steps=steps * options.epochs, rows=rows)
     check_best_metric(task, validation, options)
     # What the first step finds, in this order:
     # 1. a checkpoint in the folder: all variables and the position are restored (exact resume);
@@ -323,6 +327,10 @@ class _Keeper(keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", 0.0))  # a mean over the epoch: nan stays in it
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss} at")
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer.settle()  # validation may meet any row
 
     def after_batch(self) -> None:
         """Once every other callback has seen the batch."""
@@ -453,8 +461,39 @@ class _Saver(keras.callbacks.Callback):
         self.keeper.after_epoch(logs or {})
 
 
-def _compile(model: keras.Model, task: Task, options: TrainOptions, *, total_steps: int) -> None:
-    optimizer = new_optimizer(options, total_steps=total_steps, variables=model.trainable_variables)
+def rows_that_occur(
+    model: keras.Model, task: Task, train: EncodedSplit, options: TrainOptions
+) -> dict[str, np.ndarray]:
+    """Rows of the token embedding that training meets, for `AdamW`; {} if all may be met.
+
+    A file that is read in part counts as a whole.
+    """
+    layers = {layer.name: layer for layer in (model, *model.layers)}
+    encoder = layers.get("encoder")
+    if task.meets_any_token or options.precision == "float16" or encoder is None:
+        return {}
+    embeddings = encoder.get_layer("token_embedding").embeddings
+    if not embeddings.trainable or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return {}
+    occurs = np.zeros(embeddings.shape[0], bool)
+    occurs[list(task.tokenizer.special_token_ids)] = True
+    for segment in train.segments:
+        for start in range(0, len(segment.values), MANY_IDS):
+            occurs[segment.values[start : start + MANY_IDS]] = True
+    if occurs.mean() > MOST_ROWS:
+        return {}
+    return {embeddings.path: np.flatnonzero(occurs)}
+
+
+def _compile(
+    model: keras.Model,
+    task: Task,
+    options: TrainOptions,
+    *,
+    total_steps: int,
+    rows: dict[str, np.ndarray],
+) -> None:
+    optimizer = new_optimizer(options, total_steps=total_steps, rows=rows)
     # before the step is traced: variables that are made in it have it traced twice, and keep it
     optimizer.build(model.trainable_variables)
     compute_in_parts(model, parts_of(options))

@@ -55,6 +55,7 @@ class MaskedLM(Task):
     as BertForPreTraining: each window is cut in two, half of which get another text's second part.
     """
 
+    meets_any_token = True
     default_metric = "val_loss"
     headline = ("loss", "perplexity", "accuracy")
 

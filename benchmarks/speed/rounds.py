@@ -1,0 +1,38 @@
+"""What a process that trains says and hears: a round is an epoch of the same texts.
+
+After each round the process writes its seconds to standard output, as a line of JSON, and waits
+for a line on standard input, so that only one of several processes ever works.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+
+class Rounds:
+    """Times the steps of each epoch, from its beginning to its last step."""
+
+    def __init__(self) -> None:
+        # what libraries print goes elsewhere
+        self.output, sys.stdout = sys.stdout, sys.stderr
+        self.began = 0.0
+        self.seconds = 0.0
+
+    def begin(self) -> None:
+        """An epoch begins, when it is asked for."""
+        if not sys.stdin.readline():
+            raise SystemExit(0)
+        self.began = time.perf_counter()
+
+    def step(self) -> None:
+        """A step is done."""
+        self.seconds = time.perf_counter() - self.began
+
+    def end(self, **more) -> None:
+        """An epoch is done."""
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        said = {"seconds": self.seconds, "peak_memory": kilobytes * 1024, **more}
+        print(json.dumps(said), file=self.output, flush=True)
