@@ -34,7 +34,7 @@ FORMAT = 2  # of the cached files
 SEGMENT, TARGET = "segment", "target"  # beginnings of the names of cached files
 GROUPS = (4, 8, 16, 32, 64)  # batches among which rows are sorted by length
 LEAST_GROUPS = 2  # in an epoch, so that who comes together with whom changes
-PADDING = 0.04  # of all positions: the fewest batches are taken that have no more
+PADDING = 0.03  # of all positions: the fewest batches are taken that have no more
 
 
 @dataclass(frozen=True)
@@ -168,16 +168,16 @@ def group_batches(lengths: np.ndarray, *, batch_size: int) -> int:
     """
     order = np.random.default_rng(0).permutation(len(lengths))
     most = max(1, len(lengths) // (batch_size * LEAST_GROUPS))
-    for batches in (size for size in GROUPS if size <= most):
+    sizes = [*(size for size in GROUPS if size < most), min(most, GROUPS[-1])]
+    for batches in sizes:
         positions = 0
         for start in range(0, len(order), batch_size * batches):
             group = -np.sort(-lengths[order[start : start + batch_size * batches]])
-            longest = group[::batch_size]
-            sizes = np.diff([*range(0, len(group), batch_size), len(group)])
-            positions += int((longest * sizes).sum())
+            rows = np.diff([*range(0, len(group), batch_size), len(group)])
+            positions += int((group[::batch_size] * rows).sum())
         if lengths.sum() >= (1 - PADDING) * positions:
-            return batches
-    return max((size for size in GROUPS if size <= most), default=1)
+            break
+    return batches
 
 
 def length_order(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:

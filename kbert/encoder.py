@@ -84,9 +84,9 @@ class Encoder(keras.Model):
     def call(self, inputs, training=None, mask=None):
         if self.parts == 1:
             return super().call(inputs, training=training, mask=mask)
-        bounds = [
-            part * tf.shape(inputs["token_ids"])[0] // self.parts for part in range(self.parts + 1)
-        ]
+        inputs = {name: tf.convert_to_tensor(tensor) for name, tensor in inputs.items()}
+        rows = tf.shape(inputs["token_ids"])[0]
+        bounds = [part * rows // self.parts for part in range(self.parts + 1)]
         with shared_operands():
             outputs = [
                 super(Encoder, self).call(

@@ -22,6 +22,8 @@ EMBEDDINGS = (
     "embeddings_layer_norm",
 )
 """Layers of `kbert.encoder` with weights below the first Transformer block."""
+SMALL = 1_000_000
+"""Weights of a model whose update takes less time than it takes to compile it."""
 BLOCK = re.compile(r"transformer_layer_(\d+)")
 
 
@@ -70,7 +72,8 @@ class AdamW(keras.optimizers.Optimizer):
     - Of an embedding whose rows do not all occur, those that do have moments and updates; the
       others, whose gradient is always zero, have only weight decay, which is put down in a sum and
       applied by `settle`. The numbers are those of an update of all rows.
-    - One device's update is one XLA program: every weight and moment is read and written once.
+    - One device's update of a large model is one XLA program: every weight and moment is read and
+      written once.
 
     Args:
         learning_rate: Rate, or schedule, of the head and the pooler.
@@ -155,7 +158,8 @@ class AdamW(keras.optimizers.Optimizer):
                 grad = tf.convert_to_tensor(grad)
             dense.append(grad)
         rows = [of for _, of in tables]
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # variables of several devices
+        is_small = sum(math.prod(variable.shape) for variable in variables) < SMALL
+        if is_small or tf.distribute.get_strategy().num_replicas_in_sync > 1:
             rows = self._update(dense, rows, variables)
         else:
             rows = self._compiled_update(variables)(dense, rows)

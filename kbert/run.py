@@ -176,13 +176,13 @@ def _as_begun(folder: Path, config: Config) -> Config:
     try:
         old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         train = with_defaults(old)["train"]
+        measured = {
+            name: train[name]
+            for name in ("precision", "compile")
+            if getattr(config.train, name) == AUTO and name in train
+        }
     except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError):
         return config  # there is no run, or none that can go on
-    measured = {
-        name: train[name]
-        for name in ("precision", "compile")
-        if getattr(config.train, name) == AUTO and name in train
-    }
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **measured))
 
 

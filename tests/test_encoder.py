@@ -19,9 +19,11 @@ from kbert.encoder import (
     activation_function,
     attention_encoder,
     build_encoder,
+    compute_in_parts,
 )
 from kbert.errors import InputError
 from kbert.heads import sequence_classifier
+from kbert.precision import BFloat16Products
 
 CONFIG = EncoderConfig(
     vocabulary_size=31,
@@ -279,6 +281,75 @@ def test_mixed_precision(encoder, policy):
     numbers = {name: tf.cast(array, tf.float32) for name, array in outputs.items()}
     assert_same_outputs(numbers, encoder(INPUTS), tolerance=0.03)
     half(INPUTS, training=True)
+
+
+def operations(function, name: str) -> list[tf.Operation]:
+    """Operations of a traced function, those of the functions it calls included, by their type."""
+    graph = function.get_concrete_function().graph
+    return [operation for operation in graph.get_operations() if operation.type == name]
+
+
+def test_bfloat16_products(encoder):
+    """Products alone are in bfloat16, forwards and backwards: all else is in float32."""
+    half = build_encoder(CONFIG, dtype=BFloat16Products())
+    half.set_weights(encoder.get_weights())
+    outputs = half(INPUTS, training=False)
+    assert {output.dtype for output in outputs.values()} == {tf.float32}
+    exact = encoder(INPUTS, training=False)
+    assert_same_outputs(outputs, exact, tolerance=0.03)
+    assert np.abs(outputs["sequence_output"] - exact["sequence_output"]).max() > 1e-5
+    weights = half.trainable_variables
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(half(INPUTS, training=True)["sequence_output"] ** 2)
+        return tape.gradient(loss, [variable.value for variable in weights])
+
+    for kind, count in (
+        ("MatMul", 4 * CONFIG.num_layers),
+        ("BatchMatMulV2", 2 * CONFIG.num_layers),
+    ):
+        found = [op for op in operations(gradients, kind) if op.outputs[0].dtype == tf.bfloat16]
+        assert len(found) == 3 * count, kind  # forwards, and both gradients
+    for kind in ("AddV2", "Softmax", "Erf", "Rsqrt"):
+        assert tf.bfloat16 not in {op.outputs[0].dtype for op in operations(gradients, kind)}, kind
+    assert {grad.dtype for grad in gradients() if grad is not None} == {tf.float32}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+@pytest.mark.parametrize("policy", ["float32", BFloat16Products()])
+def test_in_parts(encoder, parts, policy):
+    """More parts than rows, too; what the parts make of the weights they make once."""
+    whole = build_encoder(CONFIG, dtype=policy)
+    whole.set_weights(encoder.get_weights())
+    weights = [variable.value for variable in whole.trainable_variables]
+
+    def gradients() -> list[np.ndarray]:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(whole(INPUTS, training=False)["sequence_output"] ** 3)
+        found = tape.gradient(loss, weights)
+        return [tf.convert_to_tensor(grad).numpy() for grad in found if grad is not None]
+
+    outputs, as_one = whole(INPUTS, training=False), gradients()
+    compute_in_parts(whole, parts)
+    assert_same_outputs(whole(INPUTS, training=False), outputs, tolerance=1e-6)
+    largest = max(np.abs(gradient).max() for gradient in as_one)
+    tolerance = 1e-6 if policy == "float32" else 0.01  # a sum of parts is rounded again
+    for ours, theirs in zip(gradients(), as_one, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * largest)
+    casts = operations(tf.function(lambda: whole(INPUTS, training=False)), "Cast")
+    width, wide = CONFIG.hidden_dim, CONFIG.intermediate_dim
+    kernels = [[width, 3 * width], [width, width], [width, wide], [wide, width]]
+    of_weights = [cast for cast in casts if cast.outputs[0].shape.as_list() in kernels]
+    assert len(of_weights) == (0 if policy == "float32" else 4 * CONFIG.num_layers)
+
+
+def test_gelu_is_torchs():
+    torch = pytest.importorskip("torch")
+    numbers = np.linspace(-9, 9, 1001, dtype="float32")
+    theirs = torch.nn.functional.gelu(torch.tensor(numbers)).numpy()
+    np.testing.assert_allclose(activation_function("gelu")(numbers), theirs, atol=1e-6)
 
 
 def test_compiles_in_xla(encoder):

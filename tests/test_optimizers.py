@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from test_training import Setting
 
+from kbert import optimizers
 from kbert.config import TrainOptions
 from kbert.optimizers import (
     AdamW,
@@ -226,9 +227,13 @@ def train_table(compiled: Callable, rows: list[int] | None) -> list[np.ndarray]:
     return [table.numpy(), kernel.numpy(), optimizer.gradient_norm.numpy()]
 
 
+@pytest.mark.parametrize("small", [0, optimizers.SMALL], ids=["compiled", "small"])
 @pytest.mark.parametrize("compiled", [lambda apply: apply, tf.function], ids=["eager", "graph"])
-def test_rows_that_do_not_occur_are_only_decayed(compiled: Callable) -> None:
+def test_rows_that_do_not_occur_are_only_decayed(
+    compiled: Callable, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The numbers of an update of all rows, decay and clipping included."""
+    monkeypatch.setattr(optimizers, "SMALL", small)
     for ours, theirs in zip(
         train_table(compiled, [1, 3, 4]), train_table(compiled, None), strict=True
     ):

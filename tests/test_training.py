@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from kbert import training
 from kbert.batches import encode_split
 from kbert.config import parse
 from kbert.data import read_dataset
+from kbert.encoder import Encoder
 from kbert.errors import InputError
 from kbert.preprocessing import tokenizer_from_files
 from kbert.tasks import task_class
@@ -26,6 +28,7 @@ from kbert.training import (
     latest_checkpoint,
     new_model,
     read_progress,
+    rows_that_occur,
 )
 
 LAYERS_IN_FLOAT16 = [
@@ -35,6 +38,15 @@ LAYERS_IN_FLOAT16 = [
     "0.5",
     "--train.precision",
     "float16",
+]
+
+IN_PARTS = [
+    "--train.batch_size",
+    "16",
+    "--train.compile",
+    "parallel",
+    "--train.precision",
+    "bfloat16_products",
 ]
 
 
@@ -112,17 +124,20 @@ def assert_same_weights(ours: keras.Model, theirs: keras.Model) -> None:
         ("classification", (4, 11, 13), []),
         ("masked_lm", (15,), []),
         ("classification", (13,), LAYERS_IN_FLOAT16),
+        ("classification", (4, 8), IN_PARTS),
     ],
 )
 def test_stopped_and_resumed_is_the_same_to_the_bit(
     tiny_options: list[str],
     tiny_checkpoint: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     task: str,
     steps: tuple[int, ...],
     more: list[str],
 ) -> None:
     """Stopped in mid-epoch, at its end and again in the next; eleven steps an epoch."""
+    monkeypatch.setattr(training, "MOST_ROWS", 1.0)  # a table of the rows that occur, too
     words = [*tiny_options, "--task", task, "--train.best_metric", "loss", *more]
     setting = Setting(words, tiny_checkpoint)
     whole, progress = setting.train(tmp_path / "whole")
@@ -317,6 +332,69 @@ def test_more_frozen_layers_than_there_are(tiny_options: list[str], tiny_checkpo
     setting = Setting([*tiny_options, "--train.frozen_layers", "3"], tiny_checkpoint)
     with pytest.raises(InputError, match=r"train.frozen_layers 3 is over the 2 blocks of the mod"):
         setting.new_model()
+
+
+def test_parallel_is_the_graph(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    words = [*tiny_options, *IN_PARTS, "--train.precision", "float32", "--model.dropout", "0"]
+    whole, _ = Setting([*words, "--train.compile", "graph"], tiny_checkpoint).train(None)
+    parts, _ = Setting(words, tiny_checkpoint).train(None)
+    assert (whole.get_layer("encoder").parts, parts.get_layer("encoder").parts) == (1, 2)
+    for ours, theirs in zip(parts.weights, whole.weights, strict=True):
+        if not ours.path.endswith("key/bias"):  # its gradient is rounding alone
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5, err_msg=ours.path)
+
+
+@pytest.mark.parametrize("epochs", ["1", "3"])
+def test_a_step_is_traced_once(
+    tiny_options: list[str],
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: str,
+) -> None:
+    """Whatever the lengths of the batches, and however many epochs there are."""
+    setting = Setting([*tiny_options, "--train.epochs", epochs], tiny_checkpoint)
+    traced: dict[bool, int] = {True: 0, False: 0}
+    call = Encoder.call
+
+    def counted(self, inputs, training=None, mask=None):
+        traced[bool(training)] += 1
+        return call(self, inputs, training=training, mask=mask)
+
+    model = setting.new_model()
+    monkeypatch.setattr(Encoder, "call", counted)
+    splits = setting.splits["train"], setting.splits["validation"]
+    fit(model, setting.task, *splits, setting.config.train, folder=None, callbacks=[])
+    assert traced == {True: 1, False: 1}
+
+
+def test_rows_that_occur(
+    tiny_options: list[str], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(tiny_options, tiny_checkpoint)
+    train, options = setting.splits["train"], setting.config.train
+    model = setting.new_model()
+    ids = {*setting.task.tokenizer.special_token_ids, *train.segments[0].values.tolist()}
+    assert rows_that_occur(model, setting.task, train, options) == {}, "nearly all of them do"
+    monkeypatch.setattr(training, "MOST_ROWS", len(ids) / setting.task.tokenizer.vocabulary_size)
+    found = rows_that_occur(model, setting.task, train, options)
+    assert {path: set(rows.tolist()) for path, rows in found.items()} == {
+        "token_embedding/embeddings": ids
+    }
+    half = dataclasses.replace(options, precision="float16")
+    assert rows_that_occur(model, setting.task, train, half) == {}
+    model.get_layer("encoder").get_layer("token_embedding").trainable = False
+    assert rows_that_occur(model, setting.task, train, options) == {}
+
+
+def test_masked_words_may_be_any(
+    tiny_options: list[str], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MOST_ROWS", 1.0)
+    setting = Setting([*tiny_options, "--task", "masked_lm"], tiny_checkpoint)
+    options = setting.config.train
+    assert (
+        rows_that_occur(setting.new_model(), setting.task, setting.splits["train"], options) == {}
+    )
 
 
 def test_precision_keeps_float32_variables(tiny_options: list[str], tiny_checkpoint: Path) -> None:
