@@ -1,5 +1,5 @@
-# make demo | test | lint | look | tasks | fidelity | serve-check | serve-fuzz | bench-quality |
-# bench-search | bench-tokenizer | bench-monitoring | bench-serving | bench-batching | clean
+# make demo | test | lint | look | tasks | fidelity | serve-check | serve-fuzz | bench |
+# bench-quality | bench-search | bench-tokenizer | bench-monitoring | bench-serving | bench-batching | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +12,7 @@ TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 .PHONY: demo test environments lint look tasks fidelity serve-check serve-fuzz clean
-.PHONY: bench-quality bench-search bench-tokenizer bench-monitoring bench-serving bench-batching
+.PHONY: bench bench-quality bench-search bench-tokenizer bench-monitoring bench-serving bench-batching
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -48,6 +48,11 @@ serve-check: .venv/test.done .venv/demo.done
 # ten minutes of made-up requests
 serve-fuzz: .venv/test.done .venv/demo.done
 	$(VENV)/python tests/serve_fuzz.py
+
+# training beside HuggingFace's Trainer and keras-hub: about half an hour on 2 quiet cores
+bench: .venv/test.done .venv/demo.done
+	$(INSTALL) -e '.[benchmarks]'
+	$(VENV)/python benchmarks/speed
 
 bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'

@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 
 class Rounds:
@@ -36,3 +37,9 @@ class Rounds:
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         said = {"seconds": self.seconds, "peak_memory": kilobytes * 1024, **more}
         print(json.dumps(said), file=self.output, flush=True)
+
+
+def read(path: str) -> list[tuple[str, str]]:
+    """Texts and labels of a JSONL file."""
+    lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return [(row["text"], row["label"]) for row in map(json.loads, lines)]

@@ -11,31 +11,13 @@ from serve.startup import import_tensorflow_quietly  # noqa: E402
 
 import_tensorflow_quietly()
 
-import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from keras_rounds import Timed  # noqa: E402
 from rounds import Rounds  # noqa: E402
 
 from kbert.config import parse  # noqa: E402
 from kbert.experiment import Materials  # noqa: E402
 from kbert.run import with_fastest_step  # noqa: E402
-
-
-class Timed(keras.callbacks.Callback):
-    """The rounds of a training by Keras."""
-
-    def __init__(self, rounds: Rounds, **said) -> None:
-        super().__init__()
-        self.rounds = rounds
-        self.said = said
-
-    def on_epoch_begin(self, epoch, logs=None) -> None:
-        self.rounds.begin()
-
-    def on_train_batch_end(self, batch, logs=None) -> None:
-        self.rounds.step()
-
-    def on_epoch_end(self, epoch, logs=None) -> None:
-        self.rounds.end(loss=float(logs["loss"]), **self.said)
 
 
 def main() -> None:

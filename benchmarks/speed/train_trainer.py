@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
-from rounds import Rounds  # noqa: E402
-from trainer_peer import encode, read, training_arguments  # noqa: E402
+from rounds import Rounds, read  # noqa: E402
+from trainer_peer import encode, training_arguments  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForSequenceClassification,
     BertTokenizerFast,
@@ -45,7 +45,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(settings["threads"])
     set_seed(settings["seed"])
-    rows = read(Path(settings["file"]), settings["label_column"])
+    rows = read(settings["file"])
     labels = sorted({label for _, label in rows})
     tokenizer = BertTokenizerFast.from_pretrained(settings["checkpoint"])
     arguments = training_arguments(settings, tempfile.mkdtemp())
