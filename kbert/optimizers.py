@@ -152,9 +152,7 @@ class AdamW(keras.optimizers.Optimizer):
             if variable.path in self.rows:
                 grad = self._of_rows(grad, variable)
                 tables.append((variable, tf.gather(variable.value, self.rows[variable.path])))
-            elif (
-                grad is not None
-            ):  # of an embedding: an index may come twice, whose rows are summed
+            elif grad is not None:  # rows of an embedding that come twice are summed
                 grad = tf.convert_to_tensor(grad)
             dense.append(grad)
         rows = [of for _, of in tables]
