@@ -137,9 +137,9 @@ class CosineSimilarity(torch.nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, labels, **ids) -> dict[str, torch.Tensor]:
-        states = self.encoder(**ids).last_hidden_state
-        mask = ids["attention_mask"][:, :, None].to(states.dtype)
+    def forward(self, input_ids, attention_mask, token_type_ids, labels) -> dict[str, torch.Tensor]:
+        states = self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+        mask = attention_mask[:, :, None].to(states.dtype)
         pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         first, second = pooled.chunk(2)
         cosines = torch.nn.functional.cosine_similarity(first, second)
