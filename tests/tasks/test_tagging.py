@@ -287,7 +287,7 @@ def write_requests(path: Path, rows: int) -> Path:
 def test_from_a_file_to_a_client(tiny_options: list[str], tmp_path: Path) -> None:
     options = [*tiny_options, *WORDS, *JOINT, "--data.train"]
     options += [str(write_requests(tmp_path / "train.jsonl", 120)), "--train.best_metric", "f1"]
-    options += ["--train.learning_rate", "1e-2", "--train.epochs", "12", "--export.name", "tagger"]
+    options += ["--train.learning_rate", "1e-2", "--train.epochs", "20", "--export.name", "tagger"]
     options += ["--export.huggingface", "true"]
     assert train.main(options) == 0
     run = tmp_path / "run"
