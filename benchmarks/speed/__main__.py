@@ -14,6 +14,7 @@ Exit status: 0 when every goal is reached, 1 when one is missed, 2 when data or 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from quality import (  # noqa: E402
     describe_machine,
     what_is_absent,
 )
+from rounds import read_lines  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 BATCH_SIZE = 32
@@ -78,7 +80,14 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=tuple(MAX_LENGTHS), default=[*MAX_LENGTHS])
     parser.add_argument("--rounds", type=int, default=5, help="counted epochs (default: 5)")
     options = parser.parse_args()
-    absent = what_is_absent([])
+    absent = what_is_absent([]) or next(
+        (
+            f"../shared/data/{name} is absent."
+            for name in options.sets
+            if not (DATA / name).is_dir()
+        ),
+        None,
+    )
     if absent:
         print(f"bench: not run: {absent}", file=sys.stderr)
         return 2
@@ -203,6 +212,7 @@ def common_settings(name: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def texts(name: str) -> Path:
     """`ROWS` rows of its training data, evenly spaced, as texts and labels."""
     path = OUT / f"bench-{name}-{ROWS}.jsonl"
@@ -221,18 +231,13 @@ def read_sst2(folder: Path) -> list[tuple[str, str]]:
 
 def read_clinc150(folder: Path) -> list[tuple[str, str]]:
     """A text and its intent a line."""
-    return [(row["text"], row["intent"]) for row in read_lines(folder)]
+    return [(row["text"], row["intent"]) for row in read_lines(folder / "train.jsonl")]
 
 
 def read_spamassassin(folder: Path) -> list[tuple[str, str]]:
     """Subject and body as one text."""
-    return [(f"{row['subject']} {row['body']}", row["label"]) for row in read_lines(folder)]
-
-
-def read_lines(folder: Path) -> list[dict[str, str]]:
-    """A JSONL file."""
-    lines = (folder / "train.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    return [json.loads(line) for line in lines]
+    rows = read_lines(folder / "train.jsonl")
+    return [(f"{row['subject']} {row['body']}", row["label"]) for row in rows]
 
 
 READERS = {"sst2": read_sst2, "clinc150": read_clinc150, "spamassassin": read_spamassassin}

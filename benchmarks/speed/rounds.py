@@ -41,5 +41,10 @@ class Rounds:
 
 def read(path: str) -> list[tuple[str, str]]:
     """Texts and labels of a JSONL file."""
-    lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
-    return [(row["text"], row["label"]) for row in map(json.loads, lines)]
+    return [(row["text"], row["label"]) for row in read_lines(Path(path))]
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """The rows of a JSONL file."""
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return [json.loads(line) for line in lines]
