@@ -26,7 +26,7 @@ from kbert.evaluation import Evaluator
 from kbert.experiment import Experiment
 from kbert.heads import linear_classifier
 from kbert.logistic import fit_logistic
-from kbert.training import Progress, Watcher, model_config
+from kbert.training import Progress, ValidationPass, model_config
 from kbert.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,8 @@ class FeatureExperiment(Experiment):
         seconds = time.perf_counter() - began
         figures, _ = Evaluator(model, self.task, self.splits["train"]).validate()
         if "validation" in self.splits:
-            measured, outputs = Evaluator(model, self.task, self.splits["validation"]).validate()
-            figures |= {f"val_{name}": value for name, value in measured.items()}
-            for callback in callbacks:
-                if isinstance(callback, Watcher):
-                    callback.on_validation(0, outputs)
+            evaluator = Evaluator(model, self.task, self.splits["validation"])
+            ValidationPass(evaluator, callbacks).on_epoch_end(0, figures)
         watched.on_epoch_end(0, figures)
         return Progress(
             epoch=1,

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,7 +226,7 @@ def fit(
             steps=steps,
             began=began,
         )
-        validation_pass = [] if evaluator is None else [_Validation(evaluator, callbacks)]
+        validation_pass = [] if evaluator is None else [ValidationPass(evaluator, callbacks)]
         while progress.epoch < last and not progress.stopped:
             batches = training_batches(
                 train,
@@ -419,14 +419,14 @@ class _Keeper(keras.callbacks.Callback):
             save_weights(self.model, self.folder / "best.safetensors")
 
 
-class _Validation(keras.callbacks.Callback):
+class ValidationPass(keras.callbacks.Callback):
     """Measures the validation split after an epoch: its figures go into the epoch's own.
 
     One pass gives figures and outputs. Keras' own validation gives figures alone, and the outputs
     would cost a second one. The headline of the task's score is among the figures, too.
     """
 
-    def __init__(self, evaluator: Evaluator, callbacks: list[keras.callbacks.Callback]) -> None:
+    def __init__(self, evaluator: Evaluator, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super().__init__()
         self.evaluator = evaluator
         self.task = evaluator.task

@@ -63,8 +63,11 @@ def test_every_task_has_a_recipe() -> None:
     assert {content["task"]["name"] for content in contents} == {*TASK_OPTIONS}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [*((name, []) for name in NAMES), ("features.yaml", ["--task.classifier", "scikit-learn"])],
+)
+def test_recipe(name: str, more: list[str], tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
     words = ["--config", str(RECIPES / name), "--output", str(tmp_path / "run"), "--smoke"]
     words += ["--data.cache_dir", str(tmp_path / "cache"), "--train.seed", "3"]
     if name in FROM_SCRATCH:
@@ -73,6 +76,7 @@ def test_recipe(name: str, tiny_checkpoint: Path, tmp_path: Path, capsys) -> Non
         words += ["--model.checkpoint", str(tiny_checkpoint)]
     words += ["--data.train", str(tmp_path / "train.jsonl")]
     words += ["--export.warmup", "false"] if name == COLD else []
+    words += more
     config = parse(words)
     write_rows(tmp_path / "train.jsonl", config)
     assert train.main(words) == 0
