@@ -256,15 +256,20 @@ def _split(run: Run, name: str) -> dict[str, Any] | None:
 
 def _balance(run: Run) -> dict[str, Any] | None:
     """Rows of each label in each split, and its share of the first split that is known."""
-    counts = run.analysis.get("label_counts") or {
-        name: [of["rows"] for of in run.metrics[name]["per_class"].values()]
+    labels = [str(name) for name in run.analysis.get("labels") or run.labels]
+    known = {
+        name: dict(zip(labels, counts, strict=True))
+        for name, counts in run.analysis.get("label_counts", {}).items()
+    } or {
+        name: {label: of["rows"] for label, of in run.metrics[name]["per_class"].items()}
         for name in ("validation", "test")
         if run.metrics.get(name, {}).get("per_class")
     }
-    splits = [name for name in SPLITS if name in counts]
-    labels = [str(name) for name in run.analysis.get("labels") or run.labels]
+    splits = [name for name in SPLITS if name in known]
     if not splits or not labels:
         return None
+    # a split without a label that training does not have has no rows of it
+    counts = {name: [known[name].get(label, 0) for label in labels] for name in splits}
     first = counts[splits[0]]
     total, most = sum(first) or 1, max(first) or 1
     return {

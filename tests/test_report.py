@@ -18,7 +18,7 @@ import yaml
 from kbert.monitor import EventFile, scalar
 from kbert.report import island, main, printable, write_report
 from kbert.report_texts import fitting_rows, highlighted
-from kbert.report_view import Run, metrics
+from kbert.report_view import Run, data, metrics
 
 CHROMIUM = Path("/usr/bin/chromium")
 NEWS = ("business", "entertainment", "politics", "sports", "tech")
@@ -728,4 +728,18 @@ def test_figures_of_other_tasks_are_shown(tmp_path: Path) -> None:
         ("pearson", "higher", 0.5, 0.75),
         ("mae", "lower", 0.25, None),
         ("cut words", None, 3, None),
+    ]
+
+
+def test_a_class_that_training_lacks_has_no_rows_elsewhere(tmp_path: Path) -> None:
+    test = {"known": {"rows": 3}, "(not in training)": {"rows": 2}}
+    measured = {
+        "test": {"labels": [*test], "per_class": test},
+        "validation": {"labels": ["known"], "per_class": {"known": {"rows": 5}}},
+    }
+    lineage = {"data": {"test": {"rows": 5}}}
+    found = data(Run(tmp_path, {}, "", metrics=measured, lineage=lineage))["balance"]
+    assert [(row["name"], row["counts"]) for row in found["labels"]] == [
+        ("known", [5, 3]),
+        ("(not in training)", [0, 2]),
     ]

@@ -65,6 +65,39 @@ def classification(settings: dict[str, Any], splits: dict[str, Rows], folder: st
     return figures(*train(settings, model, rows, folder, figures))
 
 
+def multi_label(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
+    """Micro-F1 and subset accuracy of BertForSequenceClassification, above a half each.
+
+    Labels that training does not have are of one class that is never chosen.
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    labels = sorted({label for row in splits["train"] for label in row["label"]})
+
+    def targets(row: dict[str, Any], *, unknown: bool = False) -> list[float]:
+        found = [float(label in row["label"]) for label in labels]
+        return [*found, float(not {*row["label"]} <= {*labels})] if unknown else found
+
+    rows = {name: encode_texts(settings, of, targets) for name, of in splits.items()}
+    model = new_model(
+        BertForSequenceClassification,
+        settings,
+        num_labels=len(labels),
+        problem_type="multi_label_classification",
+    )
+
+    def figures(gold: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        chosen = logits > 0
+        return {
+            "f1_micro": f1_score(gold, chosen, average="micro"),
+            "subset_accuracy": accuracy_score(gold, chosen),
+        }
+
+    _, logits = train(settings, model, rows, folder, figures)
+    gold = np.array([targets(row, unknown=True) for row in splits["test"]])
+    return figures(gold, np.pad(logits, ((0, 0), (0, 1)), constant_values=-1))
+
+
 def regression(settings: dict[str, Any], splits: dict[str, Rows], folder: str) -> dict:
     """Correlations of BertForSequenceClassification with one output."""
     rows = {
@@ -271,6 +304,7 @@ def read(path: Path) -> Rows:
 
 KINDS = {
     "classification": classification,
+    "multi_label": multi_label,
     "regression": regression,
     "tagging": tagging,
     "embedding": embedding,
