@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 
 import keras
 import keras_nlp
@@ -11,7 +13,7 @@ from keras import ops
 
 from kbert.config import EncoderConfig
 from kbert.errors import InputError
-from kbert.precision import BFloat16Products, Dense, operand, product, shared_operands
+from kbert.precision import BFloat16Products, Dense, made_once, operand, product, shared_operands
 
 
 def build_encoder(
@@ -80,8 +82,12 @@ class Encoder(keras.Model):
 
     parts = 1
     """Of how many equal parts a batch is, each computed by a thread of its own."""
+    rows_by_length = 0
+    """Of how many rows of alike lengths a part is; 0 for parts in the order of the rows."""
 
     def call(self, inputs, training=None, mask=None):
+        if self.rows_by_length:
+            return self._call_by_length(inputs, training)
         if self.parts == 1:
             return super().call(inputs, training=training, mask=mask)
         inputs = {name: tf.convert_to_tensor(tensor) for name, tensor in inputs.items()}
@@ -96,12 +102,69 @@ class Encoder(keras.Model):
             ]
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *outputs)
 
+    def _call_by_length(self, inputs, training):
+        """The longest rows first, a part at a time, without padding that no row of a part needs.
+
+        States of padding that is left out are 0.
+        """
+        inputs = {name: tf.convert_to_tensor(tensor) for name, tensor in inputs.items()}
+        rows, length = tf.unstack(tf.shape(inputs["padding_mask"]))
+        places = tf.where(inputs["padding_mask"] > 0, tf.range(1, length + 1), 0)
+        used = tf.reduce_max(places, axis=1)
+        order = tf.argsort(used, direction="DESCENDING", stable=True)
+        parts = tf.maximum(rows // self.rows_by_length, 1)
+
+        def compute(part, sequences, pooled):
+            chosen = order[part * rows // parts : (part + 1) * rows // parts]
+            longest = tf.reduce_max(tf.concat([[1], tf.gather(used, chosen)], 0))
+            outputs = super(Encoder, self).call(
+                {name: tf.gather(tensor, chosen)[:, :longest] for name, tensor in inputs.items()},
+                training=training,
+            )
+            padding = [[0, 0], [0, length - longest], [0, 0]]
+            states = tf.pad(outputs["sequence_output"], padding)
+            return (
+                part + 1,
+                sequences.write(part, states),
+                pooled.write(part, outputs["pooled_output"]),
+            )
+
+        dtypes = {name: tensor.dtype for name, tensor in self.output.items()}
+        arrays = [
+            tf.TensorArray(dtypes[name], size=parts, infer_shape=False, element_shape=shape)
+            for name, shape in (
+                ("sequence_output", [None, None, self.output["sequence_output"].shape[-1]]),
+                ("pooled_output", [None, self.output["pooled_output"].shape[-1]]),
+            )
+        ]
+        _, sequences, pooled = tf.while_loop(
+            lambda part, *arrays: part < parts, compute, (0, *arrays)
+        )
+        places = tf.math.invert_permutation(order)
+        return {
+            "sequence_output": tf.gather(sequences.concat(), places),
+            "pooled_output": tf.gather(pooled.concat(), places),
+        }
+
 
 def compute_in_parts(model: keras.Model, parts: int) -> None:
     """Have the encoder of a model, or the model itself, compute so many parts of a batch each."""
     for layer in (model, *model.layers):
         if isinstance(layer, Encoder):
             layer.parts = parts
+
+
+@contextlib.contextmanager
+def computed_by_length(model: keras.Model, rows: int) -> Iterator[None]:
+    """Inside, the encoders of a model compute so many rows of alike lengths at a time."""
+    encoders = [layer for layer in (model, *model.layers) if isinstance(layer, Encoder)]
+    for encoder in encoders:
+        encoder.rows_by_length = rows
+    try:
+        yield
+    finally:
+        for encoder in encoders:
+            encoder.rows_by_length = 0
 
 
 def attention_encoder(encoder: keras.Model) -> keras.Model:
@@ -273,8 +336,12 @@ class Attention(keras.layers.MultiHeadAttention):
         def kernels() -> tf.Tensor:
             return ops.concatenate([ops.reshape(part.kernel, (hidden, -1)) for part in parts], 1)
 
-        kernel = operand(self, " ".join(part.name for part in parts), kernels)
-        bias = ops.concatenate([ops.reshape(part.bias, (-1,)) for part in parts], 0)
+        def biases() -> tf.Tensor:
+            return ops.concatenate([ops.reshape(part.bias, (-1,)) for part in parts], 0)
+
+        names = " ".join(part.name for part in parts)
+        kernel = operand(self, names, kernels)
+        bias = made_once(self, f"{names} bias", biases)
         flat = product(ops.reshape(inputs, (-1, hidden)), kernel, self.dtype_policy) + bias
         split = ops.reshape(flat, (batch, length, len(parts), self.num_heads, self.key_dim))
         return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), num=len(parts), axis=0)

@@ -15,7 +15,9 @@ from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from kbert.certificate import PLACE, write_certificate
 from kbert.certify import ExportError, certify
+from kbert.encoder import computed_by_length
 from kbert.lineage import LINEAGE_PLACE, write_lineage
+from kbert.precision import kept_operands
 from kbert.serving_ops import WANTED, graph_ops, newer_ops, newest_listed, tf_serving_version
 from kbert.tasks.task import Signature, Task
 from kbert.version_folders import new_version
@@ -23,6 +25,9 @@ from kbert.warmup import WARMUP_PLACE, write_warmup
 from kbert.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
+
+ROWS = 8
+"""Texts of alike lengths that a served graph computes at a time."""
 
 
 def export(
@@ -56,7 +61,8 @@ def export(
             differ from those in Python or from HuggingFace's.
     """
     with new_version(folder, version) as beside:
-        _write(task, task.signatures(model), beside)
+        with computed_by_length(model, ROWS), kept_operands():
+            _write(task, task.signatures(model), beside)
         write_lineage(beside / LINEAGE_PLACE, lineage)
         if warmup:
             write_warmup(beside / WARMUP_PLACE, folder.name, warmup)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import tensorflow as tf
@@ -38,17 +39,36 @@ def policy_of(precision: str) -> keras.DTypePolicy:
     return keras.DTypePolicy(POLICIES[precision])
 
 
-_operands: contextvars.ContextVar[dict | None] = contextvars.ContextVar("operands", default=None)
+_made: contextvars.ContextVar[_Made | None] = contextvars.ContextVar("made", default=None)
+
+
+class _Made(dict):
+    """What was made of layers' weights, by layer and name."""
+
+    kept = False
+    """Whether as variables of a graph."""
 
 
 @contextlib.contextmanager
 def shared_operands() -> Iterator[None]:
     """Inside, what several calls of a layer make of its weights is made once."""
-    token = _operands.set({})
+    token = _made.set(_Made() if (outer := _made.get()) is None else outer)
     try:
         yield
     finally:
-        _operands.reset(token)
+        _made.reset(token)
+
+
+@contextlib.contextmanager
+def kept_operands() -> Iterator[None]:
+    """Inside, what a graph makes of weights is made now, and kept in variables of the graph."""
+    made = _Made()
+    made.kept = True
+    token = _made.set(made)
+    try:
+        yield
+    finally:
+        _made.reset(token)
 
 
 def operand(layer: keras.Layer, name: str, make: Callable[[], tf.Tensor]) -> tf.Tensor:
@@ -59,15 +79,40 @@ def operand(layer: keras.Layer, name: str, make: Callable[[], tf.Tensor]) -> tf.
         name: Of what is made, among all that is made of this layer's weights.
         make: Makes it.
     """
-    made = _operands.get()
-    if made is None:
-        return make()
-    key = (id(layer), name)
-    if key not in made:
+
+    def in_type() -> tf.Tensor:
         result = make()
         is_half = isinstance(layer.dtype_policy, BFloat16Products)
-        made[key] = tf.cast(result, tf.bfloat16) if is_half else result
-    return made[key]
+        return tf.cast(result, tf.bfloat16) if is_half else result
+
+    return made_once(layer, name, in_type)
+
+
+def made_once(layer: keras.Layer, name: str, make: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """What a layer makes of its weights, see `shared_operands` and `kept_operands`."""
+    made = _made.get()
+    if made is None:
+        return _tensor(make())
+    key = (id(layer), name)
+    if key not in made:
+        made[key] = _kept(make, f"{layer.name}_{name}") if made.kept else _tensor(make())
+    return _tensor(made[key])
+
+
+def _kept(make: Callable[[], tf.Tensor], name: str) -> tf.Variable | keras.Variable:
+    def in_eager_mode() -> tf.Variable | keras.Variable:
+        result = make()
+        if isinstance(result, keras.Variable):  # nothing was made of it
+            return result
+        return tf.Variable(result, trainable=False, name=name.replace(" ", "_"))
+
+    # A graph that is traced takes each variable that its thread reads for one that it needs.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(in_eager_mode).result()
+
+
+def _tensor(value) -> tf.Tensor:
+    return tf.convert_to_tensor(value)
 
 
 def product(
@@ -94,7 +139,7 @@ class Dense(keras.layers.Dense):
     def call(self, inputs, training=None):
         shape = tf.shape(inputs)
         flat = tf.reshape(inputs, (-1, inputs.shape[-1]))
-        kernel = operand(self, "kernel", lambda: tf.convert_to_tensor(self.kernel))
+        kernel = operand(self, "kernel", lambda: self.kernel)
         bias = tf.convert_to_tensor(self.bias)
         outputs = tf.nn.bias_add(product(flat, kernel, self.dtype_policy), bias)
         if self.activation is not None:

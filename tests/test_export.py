@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -33,11 +34,12 @@ def test_only_the_version_is_there(exported_pairs) -> None:
 
 
 @pytest.mark.parametrize("exported", ["exported_pairs", "exported_words"])
-def test_each_variable_is_written_once(exported: str, request: pytest.FixtureRequest) -> None:
+def test_each_weight_is_written_once(exported: str, request: pytest.FixtureRequest) -> None:
     model, _, path = request.getfixturevalue(exported)
     written = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     shapes = [tuple(shape) for shape in written.get_variable_to_shape_map().values() if shape]
-    assert sorted(shapes) == sorted(tuple(weight.shape) for weight in model.weights)
+    # query, key and value are one there
+    assert sum(map(math.prod, shapes)) == sum(math.prod(weight.shape) for weight in model.weights)
 
 
 def test_it_carries_its_lineage(exported_pairs, tiny_checkpoint: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
@@ -19,8 +18,11 @@ os.environ["USE_TF"] = "0"  # transformers would import it too
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import grpc
 import numpy as np
+from peer_models import onnxruntime_model, torch_model
 from transformers import BertTokenizerFast
 
 MAX_LENGTH = 128
@@ -53,36 +55,6 @@ def main(engine: str, checkpoint: Path, threads: int) -> None:
     print(port, flush=True)
     sys.stdin.read()
     server.stop(None).wait()
-
-
-Infer = Callable[[dict[str, np.ndarray]], np.ndarray]
-
-
-def onnxruntime_model(checkpoint: Path, threads: int) -> Infer:
-    """Named ids to logits, by ONNX Runtime in float32."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        str(checkpoint / "model.onnx"), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda inputs: session.run(["logits"], inputs)[0]
-
-
-def torch_model(checkpoint: Path, threads: int) -> Infer:
-    """Named ids to logits, by torch in float32."""
-    import torch
-    from transformers import BertForSequenceClassification
-
-    torch.set_num_threads(threads)
-    model = BertForSequenceClassification.from_pretrained(checkpoint).eval()
-
-    def infer(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        with torch.inference_mode():
-            return model(**{name: torch.from_numpy(ids) for name, ids in inputs.items()})[0].numpy()
-
-    return infer
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 
 class Rounds:
@@ -48,3 +51,25 @@ def read_lines(path: Path) -> list[dict[str, str]]:
     """The rows of a JSONL file."""
     lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     return [json.loads(line) for line in lines]
+
+
+def answer_in_rounds(path: str, answer: Callable[[list[str]], np.ndarray]) -> None:
+    """Answer texts in batches, a round after the other.
+
+    A line on standard input is JSON: `batch_size` and `batches`, those from the beginning of the
+    file. Said are the seconds, and `logits`: the first numbers, for whoever compares.
+
+    Args:
+        path: JSONL file of texts.
+        answer: A batch of texts to logits, float32 (batch, classes).
+    """
+    texts = [text for text, _ in read(path)]
+    output, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        told = json.loads(line)
+        size = told["batch_size"]
+        batches = [texts[size * at : size * (at + 1)] for at in range(told["batches"])]
+        began = time.perf_counter()
+        answers = [answer(batch) for batch in batches]
+        said = {"seconds": time.perf_counter() - began, "logits": answers[0][0].tolist()}
+        print(json.dumps(said), file=output, flush=True)

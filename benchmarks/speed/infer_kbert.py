@@ -1,0 +1,31 @@
+"""Answers texts by an exported SavedModel, in rounds: `python infer_kbert.py SETTINGS`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from serve.startup import import_tensorflow_quietly  # noqa: E402
+
+import_tensorflow_quietly()
+
+import tensorflow as tf  # noqa: E402
+import tensorflow_text  # noqa: E402, F401  the graph has its ops
+from rounds import answer_in_rounds  # noqa: E402
+
+
+def main() -> None:
+    """The signature as it is served: strings in, probabilities out."""
+    settings = json.loads(sys.argv[1])
+    loaded = tf.saved_model.load(settings["saved_model"])
+    serve = loaded.signatures["serving_default"]  # pyright: ignore
+    answer_in_rounds(
+        settings["file"], lambda texts: serve(text=tf.constant(texts))["logits"].numpy()
+    )
+
+
+if __name__ == "__main__":
+    main()
