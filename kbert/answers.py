@@ -50,14 +50,20 @@ class Comparison:
 
     def problem(self, bound: float) -> str:
         """What is wrong first, in a few words; "" where the answers are the same."""
+        if problem := self.numbers_problem(bound):
+            return problem
+        for name, counts in self.changed.items():
+            if counts.any():
+                return f"{name} has {counts.sum()} other values"
+        return ""
+
+    def numbers_problem(self, bound: float) -> str:
+        """What is wrong first with ids and floats, whatever strings and whole numbers are."""
         if not self.same_ids.all():
             return f"the ids of {np.sum(~self.same_ids)} of {len(self.same_ids)} probes differ"
         for name, rows in self.differences.items():
             if not np.max(rows) <= bound:  # so that NaN is a problem
                 return f"{name} is off by {np.max(rows):.2e} (over {bound:g})"
-        for name, counts in self.changed.items():
-            if counts.any():
-                return f"{name} has {counts.sum()} other values"
         return ""
 
 

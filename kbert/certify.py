@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from kbert.answers import BOUND, Answers, without_padding
-from kbert.certificate import Certificate
+from kbert.certificate import FLOAT32, Certificate
 from kbert.fresh_process import (
     PREPROCESS,
     SERVING,
@@ -27,6 +28,9 @@ from kbert.fresh_process import (
 from kbert.saving import save_checkpoint
 from kbert.tasks.task import Signature, Task
 
+REDUCED_BOUND = 0.1
+"""Largest difference of a lower precision: a sign that a model does not bear it, no more. What it
+costs is told by the figures."""
 HUGGINGFACE_IDS = {"token_ids": "input_ids", "segment_ids": "token_type_ids"}
 PROBES = (
     "",
@@ -68,8 +72,25 @@ class ExportError(RuntimeError):
     """The export does not answer as the model does, or does not load in TF Serving."""
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """A model that computes in a lower precision."""
+
+    precision: str
+    """The name of it, one of export.precision."""
+    model: keras.Model
+    """With the weights of the model in float32."""
+    figures: dict[str, dict[str, float]]
+    """The headline of a split, by precision, float32 first."""
+
+
 def certify(
-    saved_model: Path, model: keras.Model, task: Task, *, python: str = sys.executable
+    saved_model: Path,
+    model: keras.Model,
+    task: Task,
+    *,
+    reduced: Reduced | None = None,
+    python: str = sys.executable,
 ) -> Certificate:
     """Answer the probe texts in Python, by the SavedModel, and by HuggingFace's own model.
 
@@ -77,10 +98,12 @@ def certify(
         saved_model: Folder of the SavedModel.
         model: Model of the task in float32.
         task: Brings the signatures, and how HuggingFace's model answers.
+        reduced: What the SavedModel was made of, where it is not in float32.
         python: Interpreter of the fresh processes.
 
     Raises:
-        ExportError: the SavedModel's answers differ by more than 1e-5, or do not come.
+        ExportError: the SavedModel's answers differ by more than 1e-5, those of a lower precision
+            by more than 0.1, or do not come.
     """
     signatures = task.signatures(model)
     inputs = _probe_texts(signatures[SERVING].inputs)
@@ -96,12 +119,14 @@ def certify(
         answers["huggingface"] = _in_the_types_of(answers["python"], found)
     certificate = Certificate(
         signature=SERVING,
-        bound=BOUND,
+        bound=BOUND if reduced is None else REDUCED_BOUND,
         versions={**_versions(), **versions},
         inputs=inputs,
         ranked_by=dict(signatures[SERVING].ranked_by),
         answers=answers,
         huggingface=huggingface,
+        precision=FLOAT32 if reduced is None else reduced.precision,
+        figures={} if reduced is None else reduced.figures,
     )
     if problem := certificate.problem():
         raise ExportError(f"{saved_model}: {problem}.")

@@ -96,12 +96,16 @@ class Experiment:
 
     def exact_model(self, model: keras.Model) -> keras.Model:
         """The same weights in float32, whatever they were trained in: to measure and export."""
-        exact = self.in_float32().new_model()
+        return self.model_in("float32", model)
+
+    def model_in(self, precision: str, model: keras.Model) -> keras.Model:
+        """The same weights, computed in a train.precision."""
+        found = self.in_precision(precision).new_model()
         if self.task.has_features:  # then the classifier is all that was trained
-            copy_weights(model.get_layer("classifier"), exact.get_layer("classifier"))
+            copy_weights(model.get_layer("classifier"), found.get_layer("classifier"))
         else:
-            copy_weights(model, exact)
-        return exact
+            copy_weights(model, found)
+        return found
 
     def take(self, rows: np.ndarray) -> Experiment:
         """The same with some of the training rows, by their position."""
@@ -116,7 +120,11 @@ class Experiment:
 
     def in_float32(self) -> Experiment:
         """The same, computed in float32."""
-        train = dataclasses.replace(self.config.train, precision="float32")
+        return self.in_precision("float32")
+
+    def in_precision(self, precision: str) -> Experiment:
+        """The same, computed in a train.precision."""
+        train = dataclasses.replace(self.config.train, precision=precision)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, train=train))
 
 

@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from kbert.certificate import PLACE, write_certificate
-from kbert.certify import ExportError, certify
+from kbert.certify import ExportError, Reduced, certify
 from kbert.encoder import computed_by_length
 from kbert.lineage import LINEAGE_PLACE, write_lineage
 from kbert.precision import kept_operands
@@ -38,6 +38,7 @@ def export(
     version: int,
     lineage: dict[str, Any],
     warmup: Sequence[Mapping[str, str]] = (),
+    reduced: Reduced | None = None,
 ) -> Path:
     """Write FOLDER/VERSION, which appears only once it has passed its checks.
 
@@ -51,6 +52,7 @@ def export(
         version: Its version number.
         lineage: What made the model: `kbert.lineage.lineage`.
         warmup: Inputs for a server to warm up by: `kbert.warmup.warmup_rows`; () for none.
+        reduced: The model to write, where it is not that in float32.
 
     Returns:
         The version's folder.
@@ -61,13 +63,16 @@ def export(
             differ from those in Python or from HuggingFace's.
     """
     with new_version(folder, version) as beside:
-        with computed_by_length(model, ROWS), kept_operands():
-            _write(task, task.signatures(model), beside)
+        served = model if reduced is None else reduced.model
+        with computed_by_length(served, ROWS), kept_operands():
+            _write(task, task.signatures(served), beside)
         write_lineage(beside / LINEAGE_PLACE, lineage)
         if warmup:
             write_warmup(beside / WARMUP_PLACE, folder.name, warmup)
         tf_serving = check_ops(beside)
-        certificate = dataclasses.replace(certify(beside, model, task), tf_serving=tf_serving)
+        certificate = dataclasses.replace(
+            certify(beside, model, task, reduced=reduced), tf_serving=tf_serving
+        )
         write_certificate(beside / PLACE, certificate)
     return folder / str(version)
 

@@ -61,7 +61,10 @@ def shared_operands() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_operands() -> Iterator[None]:
-    """Inside, what a graph makes of weights is made now, and kept in variables of the graph."""
+    """Inside, what a graph makes of weights is made now, and kept in variables of the graph.
+
+    They live no longer, so that the graph is to be used, or written, inside.
+    """
     made = _Made()
     made.kept = True
     token = _made.set(made)

@@ -24,7 +24,8 @@ import yaml
 from kbert.analysis import analyse, measured_split, write_analysis
 from kbert.attribution import METHOD, OF_WINDOWS, explain
 from kbert.baseline import Baseline, fit_baseline
-from kbert.certificate import PLACE, read_certificate
+from kbert.certificate import FLOAT32, PLACE, read_certificate
+from kbert.certify import Reduced
 from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
 from kbert.errors import NO_ROOM, InputError
 from kbert.evaluation import appraise, collect, collect_outside, write_predictions
@@ -56,6 +57,8 @@ from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
 logger = logging.getLogger(__name__)
 
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
+EXPORTED_IN = {"bfloat16": "bfloat16_products"}
+"""export.precision -> train.precision of what is exported."""
 # what may differ when a run goes on
 UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep", "monitor")
 
@@ -302,7 +305,7 @@ def _train_and_export(
         outputs, outside = measured["test"].outputs, measured["test"].outside
         test = experiment.splits["test"]
         write_predictions(predictions, experiment.task, test, outputs, outside=outside)
-    _export(materials, config, trained, folder)
+    _export(materials, config, trained, measured, folder)
     save_weights(exact, folder / "checkpoints" / "model.safetensors")
     _report(materials, trained, measured, metrics, folder)
     # a folder with metrics.json is finished; what is dropped after it is needed no more
@@ -427,7 +430,13 @@ def _export_base(config: Config, folder: Path) -> Path:
     return (folder / "export" / config.export_name).resolve()
 
 
-def _export(materials: Materials, config: Config, trained: Trained, folder: Path) -> None:
+def _export(
+    materials: Materials,
+    config: Config,
+    trained: Trained,
+    measured: Mapping[str, Measured],
+    folder: Path,
+) -> None:
     experiment = trained.experiment
     if config.export.enabled:
         base = _export_base(config, folder)
@@ -440,6 +449,7 @@ def _export(materials: Materials, config: Config, trained: Trained, folder: Path
                 version=config.export.version,
                 lineage=_lineage(materials, trained),
                 warmup=warmup_rows(train, experiment.task) if config.export.warmup else (),
+                reduced=_reduced(experiment, trained.model, measured),
             )
             print(f"exported, and answered as the model does in a fresh process: {exported}")
             tf_serving = read_certificate(exported / PLACE).tf_serving
@@ -447,6 +457,31 @@ def _export(materials: Materials, config: Config, trained: Trained, folder: Path
         label_version(base.parent, config.export_name, config.export.version)
     if config.export.huggingface:
         _save_for_huggingface(trained.model, experiment.task, folder / "huggingface")
+
+
+def _reduced(
+    experiment: Experiment, exact: keras.Model, measured: Mapping[str, Measured]
+) -> Reduced | None:
+    """The model in the export's precision, and what it loses; None where that is float32."""
+    precision, task = experiment.config.export.precision, experiment.task
+    if precision == FLOAT32:
+        return None
+    model = experiment.model_in(EXPORTED_IN[precision], exact)
+    figures: dict[str, dict[str, float]] = {}
+    for name in [*measured][-1:]:  # the test split, else the validation split
+        split = experiment.splits[name]
+        found = {
+            FLOAT32: measured[name].metrics,
+            precision: task.score(collect(model, task, split), split.gold),
+        }
+        figures = {
+            of: {figure: score[figure] for figure in task.headline if figure in score}
+            for of, score in found.items()
+        }
+        for figure, value in figures[precision].items():
+            exactly = figures[FLOAT32][figure]
+            print(f"exported in {precision}: {name} {figure} {exactly:.4f} -> {value:.4f}")
+    return Reduced(precision, model, figures)
 
 
 def _lineage(materials: Materials, trained: Trained) -> dict[str, Any]:

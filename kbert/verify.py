@@ -99,7 +99,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a parity.json, or a folder that has one; by default the one in PATH_OR_URL",
     )
     parser.add_argument(
-        "--bound", type=float, help="largest difference allowed (the certificate's: 1e-05)"
+        "--bound",
+        type=float,
+        help="largest difference allowed (the certificate's: 1e-05 in float32)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
@@ -171,7 +173,7 @@ def _report(certificate: Certificate, compared: dict[str, Comparison], bound: fl
     problems = [
         f"; compared with {source}, {problem}"
         for source, found in compared.items()
-        if (problem := found.problem(bound))
+        if (problem := certificate.problem_of(found, bound))
     ]
     largest = max(found.rows.max() for found in compared.values())
     verdict = f"MISSED{problems[0]}" if problems else "holds"

@@ -10,6 +10,8 @@ import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from parity import assert_same_outputs, random_inputs
 
 from kbert.config import EncoderConfig
@@ -20,10 +22,11 @@ from kbert.encoder import (
     attention_encoder,
     build_encoder,
     compute_in_parts,
+    computed_by_length,
 )
 from kbert.errors import InputError
 from kbert.heads import sequence_classifier
-from kbert.precision import BFloat16Products
+from kbert.precision import BFloat16Products, kept_operands
 
 CONFIG = EncoderConfig(
     vocabulary_size=31,
@@ -343,6 +346,50 @@ def test_in_parts(encoder, parts, policy):
     kernels = [[width, 3 * width], [width, width], [width, wide], [wide, width]]
     of_weights = [cast for cast in casts if cast.outputs[0].shape.as_list() in kernels]
     assert len(of_weights) == (0 if policy == "float32" else 4 * CONFIG.num_layers)
+
+
+@pytest.fixture(scope="module")
+def by_length(encoder):
+    """The encoder as a graph of any shape, which computes three rows of alike lengths a time."""
+    specs = {name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}
+    call = tf.function(lambda inputs: encoder(inputs, training=False), input_signature=[specs])
+    with computed_by_length(encoder, 3):
+        return call.get_concrete_function()
+
+
+@given(lengths=st.lists(st.integers(0, 11), max_size=13))
+def test_rows_of_alike_lengths_are_computed_together(encoder, by_length, lengths):
+    generator = np.random.default_rng(len(lengths))
+    shape = (len(lengths), max([4, *lengths]))
+    kept = np.arange(shape[1]) < np.reshape(lengths, (-1, 1))
+    inputs = {
+        "token_ids": np.where(kept, generator.integers(1, 31, shape), 0).astype("int32"),
+        "segment_ids": np.where(kept, generator.integers(0, 3, shape), 0).astype("int32"),
+        "padding_mask": kept.astype("int32"),
+    }
+    assert encoder.rows_by_length == 0
+    expected = encoder(inputs, training=False)
+    outputs = by_length({name: tf.constant(array) for name, array in inputs.items()})
+    filled = np.array(lengths, int) > 0  # a row of nothing but padding is not read
+    for name in ("sequence_output", "pooled_output"):
+        ours, theirs = np.array(outputs[name]), np.array(expected[name])
+        assert ours.shape == theirs.shape
+        seen = kept if name == "sequence_output" else filled
+        np.testing.assert_allclose(ours[seen], theirs[seen], atol=2e-6)
+
+
+def test_what_is_made_of_weights_is_kept_for_a_graph(encoder):
+    def answers() -> dict[str, tf.Tensor]:
+        return encoder(INPUTS, training=False)
+
+    width = CONFIG.hidden_dim
+    with kept_operands():
+        kept = tf.function(answers).get_concrete_function()
+        shapes = [tuple(variable.shape) for variable in kept.graph.variables]
+        outputs = kept()
+    assert shapes.count((width, 3 * width)) == CONFIG.num_layers
+    assert (width, CONFIG.num_heads, width // CONFIG.num_heads) not in shapes
+    assert_same_outputs(outputs, answers(), tolerance=1e-6)
 
 
 def test_gelu_is_torchs():

@@ -1,0 +1,119 @@
+"""Texts a second of an exported SavedModel, from strings, beside ONNX Runtime and torch.
+
+All have the weights of one short run of kbert, and answer the same texts in their own order, of
+which short and long ones are in a batch together. BertTokenizerFast is in front of the peers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peak import matrix_products, share_of_peak
+from peers import ROOT, in_turn, spread
+from quality import OUT, checkpoint, cpus
+from texts import MAX_LENGTHS, ROWS, texts
+
+HERE = Path(__file__).resolve().parent
+WORK = {
+    "batch 1": {"batch_size": 1, "batches": 200},
+    "batch 32": {"batch_size": 32, "batches": ROWS // 32},
+}
+PEERS = {"ONNX Runtime": None, "torch float32": "float32", "torch bfloat16": "bfloat16"}
+GOAL = 1.2
+SAME = 1e-3  # of logits, in float32
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """Answers of kbert, ONNX Runtime and torch to the texts of one data set."""
+    saved_model, weights = a_run_of(name)
+    commands = {"kbert": kbert(name, saved_model)}
+    commands |= {of: peer(name, weights, precision) for of, precision in PEERS.items()}
+    commands |= matrix_products()
+    work = {of: json.dumps(told) for of, told in WORK.items()}
+    found = in_turn(commands, work, rounds)
+    compare(found["batch 1"][0])
+    measured: dict[str, Any] = {}
+    for of, said in found.items():
+        count = WORK[of]["batch_size"] * WORK[of]["batches"]
+        speeds = {
+            tool: spread([count / round[tool]["seconds"] for round in said])
+            for tool in ("kbert", *PEERS)
+        }
+        told = ", ".join(f"{tool} {speed['median']:.0f}" for tool, speed in speeds.items())
+        print(f"  {of}, texts/s: {told}", flush=True)
+        ratios = {
+            tool: spread([round[tool]["seconds"] / round["kbert"]["seconds"] for round in said])
+            for tool in PEERS
+        }
+        measured[of] = {"texts_per_second": speeds, "ratios": ratios}
+    share = share_of_peak(name, found["batch 32"], precision="float32", passes=1)
+    return {**measured, "share_of_peak": share}
+
+
+def compare(said: dict[str, dict[str, Any]]) -> None:
+    """Stop unless all answer the first text alike."""
+    ours = np.array(said["kbert"]["logits"])
+    for tool in ("ONNX Runtime", "torch float32"):
+        difference = np.abs(ours - said[tool]["logits"]).max()
+        if difference > SAME:
+            raise SystemExit(f"bench: {tool} answers otherwise, by {difference}.")
+
+
+def a_run_of(name: str) -> tuple[Path, Path]:
+    """A SavedModel of one epoch's training, and the same weights for the peers."""
+    run, weights = OUT / f"bench-run-{name}", OUT / f"bench-weights-{name}"
+    for folder in (run, weights):
+        shutil.rmtree(folder, ignore_errors=True)
+    options = {
+        "data.train": texts(name),
+        "data.max_length": MAX_LENGTHS[name],
+        "data.cache_dir": OUT / "cache",
+        "model.checkpoint": checkpoint(),
+        "train.epochs": 1,
+        "monitor.tensorboard": "false",
+        "export.name": "bench",
+        "output": run,
+    }
+    words = [f"--{option}={value}" for option, value in options.items()]
+    for command in (
+        [str(ROOT / "train.py"), *words],
+        [str(ROOT / "benchmarks" / "serving" / "peer_checkpoint.py"), str(run), str(weights)],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment(), capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(
+                f"bench: {command[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            )
+    return run / "export" / "bench" / "1", weights
+
+
+def environment() -> dict[str, str]:
+    """In which kbert is this one."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def kbert(name: str, saved_model: Path) -> list[str]:
+    """The call of infer_kbert.py."""
+    settings = {"saved_model": str(saved_model), "file": str(texts(name))}
+    return [sys.executable, str(HERE / "infer_kbert.py"), json.dumps(settings)]
+
+
+def peer(name: str, weights: Path, precision: str | None) -> list[str]:
+    """The call of infer_peer.py; without a precision of ONNX Runtime."""
+    settings = {
+        "checkpoint": str(weights),
+        "precision": precision,
+        "threads": cpus(),
+        "max_length": MAX_LENGTHS[name],
+        "file": str(texts(name)),
+    }
+    return [sys.executable, str(HERE / "infer_peer.py"), json.dumps(settings)]
