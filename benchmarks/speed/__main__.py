@@ -74,8 +74,9 @@ def goals(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float]
         yield f"training, {name}, share of peak", measured["share_of_peak"], SHARE
     for name, measured in results.get("inference", {}).items():
         for work in inference.WORK:
-            for tool, ratio in measured[work]["ratios"].items():
-                yield f"inference, {name}, {work}, kbert / {tool}", ratio, inference.GOAL
+            for ratio in measured[work]["ratios"].values():
+                ours, theirs = ratio["compared"]
+                yield f"inference, {name}, {work}, {ours} / {theirs}", ratio, inference.GOAL
         yield f"inference, {name}, share of peak", measured["share_of_peak"], SHARE
 
 

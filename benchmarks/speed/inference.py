@@ -25,6 +25,8 @@ WORK = {
     "batch 1": {"batch_size": 1, "batches": 200},
     "batch 32": {"batch_size": 32, "batches": ROWS // 32},
 }
+OURS = {"kbert": "float32", "kbert bfloat16": "bfloat16"}
+"""export.precision of each."""
 PEERS = {"ONNX Runtime": None, "torch float32": "float32", "torch bfloat16": "bfloat16"}
 GOAL = 1.2
 SAME = 1e-3  # of logits, in float32
@@ -32,8 +34,9 @@ SAME = 1e-3  # of logits, in float32
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Answers of kbert, ONNX Runtime and torch to the texts of one data set."""
-    saved_model, weights = a_run_of(name)
-    commands = {"kbert": kbert(name, saved_model)}
+    saved_models = {tool: a_run_of(name, precision) for tool, precision in OURS.items()}
+    weights = weights_of(saved_models["kbert"], name)
+    commands = {tool: kbert(name, folder) for tool, folder in saved_models.items()}
     commands |= {of: peer(name, weights, precision) for of, precision in PEERS.items()}
     commands |= matrix_products()
     work = {of: json.dumps(told) for of, told in WORK.items()}
@@ -44,13 +47,23 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         count = WORK[of]["batch_size"] * WORK[of]["batches"]
         speeds = {
             tool: spread([count / round[tool]["seconds"] for round in said])
-            for tool in ("kbert", *PEERS)
+            for tool in (*OURS, *PEERS)
         }
         told = ", ".join(f"{tool} {speed['median']:.0f}" for tool, speed in speeds.items())
         print(f"  {of}, texts/s: {told}", flush=True)
+        compared = {
+            "ONNX Runtime": ("kbert", "ONNX Runtime"),
+            "torch": (
+                max(OURS, key=lambda tool: speeds[tool]["median"]),
+                max(("torch float32", "torch bfloat16"), key=lambda tool: speeds[tool]["median"]),
+            ),
+        }
         ratios = {
-            tool: spread([round[tool]["seconds"] / round["kbert"]["seconds"] for round in said])
-            for tool in PEERS
+            tool: {
+                **spread([round[theirs]["seconds"] / round[ours]["seconds"] for round in said]),
+                "compared": [ours, theirs],
+            }
+            for tool, (ours, theirs) in compared.items()
         }
         measured[of] = {"texts_per_second": speeds, "ratios": ratios}
     share = share_of_peak(name, found["batch 32"], precision="float32", passes=1)
@@ -66,11 +79,10 @@ def compare(said: dict[str, dict[str, Any]]) -> None:
             raise SystemExit(f"bench: {tool} answers otherwise, by {difference}.")
 
 
-def a_run_of(name: str) -> tuple[Path, Path]:
-    """A SavedModel of one epoch's training, and the same weights for the peers."""
-    run, weights = OUT / f"bench-run-{name}", OUT / f"bench-weights-{name}"
-    for folder in (run, weights):
-        shutil.rmtree(folder, ignore_errors=True)
+def a_run_of(name: str, precision: str) -> Path:
+    """The SavedModel of one epoch's training."""
+    run = OUT / f"bench-run-{name}-{precision}"
+    shutil.rmtree(run, ignore_errors=True)
     options = {
         "data.train": texts(name),
         "data.max_length": MAX_LENGTHS[name],
@@ -79,21 +91,30 @@ def a_run_of(name: str) -> tuple[Path, Path]:
         "train.epochs": 1,
         "monitor.tensorboard": "false",
         "export.name": "bench",
+        "export.precision": precision,
         "output": run,
     }
-    words = [f"--{option}={value}" for option, value in options.items()]
-    for command in (
-        [str(ROOT / "train.py"), *words],
-        [str(ROOT / "benchmarks" / "serving" / "peer_checkpoint.py"), str(run), str(weights)],
-    ):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment(), capture_output=True, text=True
-        )
-        if done.returncode:
-            raise SystemExit(
-                f"bench: {command[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-            )
-    return run / "export" / "bench" / "1", weights
+    call(str(ROOT / "train.py"), *(f"--{option}={value}" for option, value in options.items()))
+    return run / "export" / "bench" / "1"
+
+
+def weights_of(saved_model: Path, name: str) -> Path:
+    """The same weights for the peers."""
+    folder = OUT / f"bench-weights-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    script = ROOT / "benchmarks" / "serving" / "peer_checkpoint.py"
+    call(str(script), str(saved_model.parents[2]), str(folder))
+    return folder
+
+
+def call(*words: str) -> None:
+    """Run a script of this project to its end."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr)[-3000:]
+        raise SystemExit(f"bench: {words[0]} failed:\n{said}")
 
 
 def environment() -> dict[str, str]:
