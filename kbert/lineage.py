@@ -57,6 +57,7 @@ LEFT_OUT = (
     "export.enabled",
     "export.name",
     "export.version",
+    "export.precision",
     "export.warmup",
     "export.huggingface",
 )

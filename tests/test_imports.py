@@ -152,7 +152,9 @@ LEVELS = {
     "export": {
         "certificate",
         "certify",
+        "encoder",
         "lineage",
+        "precision",
         "serving_ops",
         "tasks.task",
         "version_folders",
