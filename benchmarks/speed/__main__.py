@@ -5,7 +5,7 @@ the other, in an order that moves by one each round, and a ratio is that of two 
 The first round is not counted. training.py and inference.py say what is done in one; peak.py
 measures the machine's matrix products in the same rounds.
 
-Results go to benchmarks/results.json.
+Results go to benchmarks/results.json, and of all of it a table to the READMEs.
 
 Exit status: 0 when every goal is reached, 1 when one is missed, 2 when data or packages are absent.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import inference  # noqa: E402
 import training  # noqa: E402
 from quality import DATA, OUT, describe_machine, what_is_absent  # noqa: E402
+from report import goals, times, write_tables  # noqa: E402
 from texts import MAX_LENGTHS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 PARTS = {"training": training.measure, "inference": inference.measure}
-SHARE = 0.6  # of the machine's products
 
 
 def main() -> int:
@@ -61,23 +60,11 @@ def main() -> int:
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     lines = [*goals(results)]
     for said, found, goal in lines:
-        ratio = f"{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
-        print(f"{said}: {ratio}, goal {goal}{'' if found['median'] >= goal else ': missed'}")
+        missed = "" if found["median"] >= goal else ": missed"
+        print(f"{said}: {times(found)}, goal {goal}{missed}")
+    if len(options.sets) == len(MAX_LENGTHS) and len(options.parts) in (0, len(PARTS)):
+        write_tables(results)
     return 1 if any(found["median"] < goal for _, found, goal in lines) else 0
-
-
-def goals(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float]]:
-    """What is compared, its median and quartiles, and what they are to reach."""
-    for name, measured in results.get("training", {}).items():
-        for tool, ratio in measured["ratios"].items():
-            yield f"training, {name}, kbert / {tool}", ratio, training.GOALS[tool]
-        yield f"training, {name}, share of peak", measured["share_of_peak"], SHARE
-    for name, measured in results.get("inference", {}).items():
-        for work in inference.WORK:
-            for ratio in measured[work]["ratios"].values():
-                ours, theirs = ratio["compared"]
-                yield f"inference, {name}, {work}, {ours} / {theirs}", ratio, inference.GOAL
-        yield f"inference, {name}, share of peak", measured["share_of_peak"], SHARE
 
 
 if __name__ == "__main__":
