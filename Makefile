@@ -1,5 +1,6 @@
 # make demo | test | lint | look | tasks | fidelity | serve-check | serve-fuzz | bench |
-# bench-quality | bench-search | bench-tokenizer | bench-monitoring | bench-serving | bench-batching | clean
+# bench-quality | bench-search | bench-tokenizer | bench-memory | bench-monitoring | bench-serving |
+# bench-batching | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +13,7 @@ TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 .PHONY: demo test environments lint look tasks fidelity serve-check serve-fuzz clean
-.PHONY: bench bench-quality bench-search bench-tokenizer bench-monitoring bench-serving bench-batching
+.PHONY: bench bench-quality bench-search bench-tokenizer bench-memory bench-monitoring bench-serving bench-batching
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -64,6 +65,11 @@ bench-search: .venv/demo.done
 
 bench-tokenizer: .venv/test.done .venv/demo.done
 	$(VENV)/python benchmarks/tokenizer.py
+
+# two processes of up to 5 GB at a time: about 20 minutes on 2 quiet cores
+bench-memory: .venv/test.done .venv/demo.done
+	$(INSTALL) -e '.[benchmarks]'
+	$(VENV)/python benchmarks/memory.py --accuracy
 
 # about 20 minutes on 2 quiet cores
 bench-monitoring: .venv/demo.done

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_A_CALL = 1024  # texts that a core tokenises at a time
 FORMAT = 2  # of the cached files
+MOST_TOKENS = 8192  # of a batch for evaluation: larger ones are no faster a token
 SEGMENT, TARGET = "segment", "target"  # beginnings of the names of cached files
 GROUPS = (4, 8, 16, 32, 64)  # batches among which rows are sorted by length
 LEAST_GROUPS = 2  # in an epoch, so that who comes together with whom changes
@@ -181,9 +182,22 @@ def group_batches(lengths: np.ndarray, *, batch_size: int) -> int:
 
 
 def length_order(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:
-    """Positions of the rows of each batch, the longest first, for evaluation."""
+    """Positions of the rows of each batch, the longest first, for evaluation.
+
+    Batches of long rows have fewer, so that none takes more memory than training does.
+
+    Args:
+        lengths: Number of tokens of each row.
+        batch_size: Most rows a batch; one of several has no more than `MOST_TOKENS` with padding.
+    """
     order = np.argsort(-lengths, kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches, start = [], 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        rows = max(1, min(batch_size, MOST_TOKENS // longest))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
 
 
 def evaluation_order(split: EncodedSplit, task: Task, *, batch_size: int) -> list[np.ndarray]:

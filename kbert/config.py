@@ -176,6 +176,13 @@ class TrainOptions:
     """Passes over the training rows."""
     batch_size: int = 32
     """Rows a step."""
+    accumulate: int = 1
+    """Parts that the rows of a step are cut into: computed one after the other, their gradients
+    added up, for less memory. The step is that of all batch_size rows (transformers'
+    gradient_accumulation_steps multiplies its batch size instead)."""
+    rematerialize: bool = False
+    """Compute each Transformer block of the encoder again for its gradient, instead of keeping what
+    it computed: less memory, a third more time."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW, reached after the warm-up, then falling to zero linearly."""
     warmup: float = 0.1
@@ -198,6 +205,13 @@ class TrainOptions:
     layer_decay: float = 1.0
     """Factor on the learning rate from each Transformer block to the one below, the embeddings
     lowest; 1: one rate for all."""
+    lora_rank: int = 0
+    """LoRA: train low-rank additions, of this rank, to all dense layers of the Transformer blocks,
+    the head and the pooler, and nothing else; in the end they are merged into the weights. It wants
+    about ten times the learning_rate. 0: none."""
+    lora_alpha: float | None = None
+    """The additions are multiplied by lora_alpha / lora_rank; by default lora_alpha is twice
+    lora_rank."""
     best_metric: str | None = None
     """Keep the weights of the epoch that is best by this validation metric, such as loss or
     accuracy; by default the weights of the last epoch."""
@@ -209,14 +223,30 @@ class TrainOptions:
     """Seed of new weights, dropout, masks and the order of rows."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_steps"):
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_steps"):
             _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
+        most = f"at most train.batch_size ({self.batch_size})"
+        _check(self.accumulate <= self.batch_size, "train.accumulate", most, self.accumulate)
+        if self.accumulate > 1 and self.compile == "xla":
+            raise InputError(
+                "train.compile xla goes without train.accumulate: it compiles no loop over parts "
+                "of different sizes."
+            )
         _check(0 < self.learning_rate < 1, "train.learning_rate", "in (0, 1)", self.learning_rate)
         _check(0 <= self.warmup <= 1, "train.warmup", "in [0, 1]", self.warmup)
-        for name in ("weight_decay", "clip_norm", "patience", "frozen_layers"):
+        for name in ("weight_decay", "clip_norm", "patience", "frozen_layers", "lora_rank"):
             _check(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+        if self.lora_alpha is not None:
+            _check(self.lora_alpha > 0, "train.lora_alpha", "over 0", self.lora_alpha)
+            if not self.lora_rank:
+                raise InputError("train.lora_alpha needs train.lora_rank.")
         _check(0 < self.layer_decay <= 1, "train.layer_decay", "in (0, 1]", self.layer_decay)
         _check(0 <= self.seed < 2**31, "train.seed", "in [0, 2147483647]", self.seed)
+
+    @property
+    def part_size(self) -> int:
+        """Rows, at most, that are computed at a time."""
+        return -(-self.batch_size // self.accumulate)
 
 
 @dataclass
@@ -643,11 +673,13 @@ def at_toy_size(config: Config) -> Config:
     """The options of a --smoke run: everything happens, nothing takes long."""
     max_length, stride = min(config.data.max_length, 32), config.data.stride
     stride = None if stride is None else min(stride, max_length // 4)
+    batch_size = min(config.train.batch_size, 8)
+    accumulate = min(config.train.accumulate, batch_size)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, max_length=max_length, stride=stride),
         train=dataclasses.replace(
-            config.train, epochs=1, batch_size=min(config.train.batch_size, 8)
+            config.train, epochs=1, batch_size=batch_size, accumulate=accumulate
         ),
         search=dataclasses.replace(
             config.search,
@@ -739,6 +771,8 @@ def _require(config: Config) -> None:
             "--model.checkpoint is missing: a folder in HuggingFace layout or a hub id; or, for a "
             "model from scratch, --model.vocab vocab.txt or --model.vocab_size."
         )
+    if config.train.lora_rank:
+        _require_trained_encoder(config)
     if config.data.stride is not None:
         if config.task.name not in WITH_WINDOWS:
             raise InputError(
@@ -750,6 +784,17 @@ def _require(config: Config) -> None:
                 "train.compile xla goes without data.stride: every batch has another number of "
                 "windows."
             )
+
+
+def _require_trained_encoder(config: Config) -> None:
+    if not config.model.checkpoint:
+        raise InputError(
+            "train.lora_rank needs model.checkpoint: it adds to weights that have been trained."
+        )
+    encoder = getattr(config.task, "encoder", "fine_tuned")
+    if config.task.name == "features" or encoder != "fine_tuned":
+        what = "features" if config.task.name == "features" else f"task.encoder {encoder}"
+        raise InputError(f"train.lora_rank: {what} fine-tunes no encoder; leave it out.")
 
 
 def _one_line(error: Exception) -> str:

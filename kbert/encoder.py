@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import keras_nlp
@@ -13,7 +13,16 @@ from keras import ops
 
 from kbert.config import EncoderConfig
 from kbert.errors import InputError
-from kbert.precision import BFloat16Products, Dense, made_once, operand, product, shared_operands
+from kbert.precision import (
+    BFloat16Products,
+    Dense,
+    low_rank,
+    made_once,
+    operand,
+    own_operands,
+    product,
+    shared_operands,
+)
 
 
 def build_encoder(
@@ -167,6 +176,15 @@ def computed_by_length(model: keras.Model, rows: int) -> Iterator[None]:
             encoder.rows_by_length = 0
 
 
+def rematerialize(model: keras.Model) -> None:
+    """Have the blocks of the encoder of a model, or of the model itself, compute themselves again
+    for their gradient."""
+    for layer in (model, *model.layers):
+        if isinstance(layer, Encoder):
+            for block in transformer_blocks(layer):
+                block.rematerializes = True
+
+
 def attention_encoder(encoder: keras.Model) -> keras.Model:
     """The same encoder, which gives the attention of its layers as well.
 
@@ -244,11 +262,15 @@ class Dropout(keras.layers.Layer):
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed, name=f"{self.name}_seed")
 
+    drawn_seed = None
+    """What to draw numbers from instead of the next seed, while a block computes itself again."""
+
     def call(self, inputs, training=False):
         if not training or self.rate == 0:
             return inputs
         size = tf.size(inputs)
-        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        seed = self.seed_generator.next() if self.drawn_seed is None else self.drawn_seed
+        seed = tf.cast(seed, tf.int32)
         # Limits of None ask for all of int32; TensorFlow's annotation does not know.
         words = tf.random.stateless_uniform(
             [(size + 1) // 2],
@@ -342,7 +364,11 @@ class Attention(keras.layers.MultiHeadAttention):
         names = " ".join(part.name for part in parts)
         kernel = operand(self, names, kernels)
         bias = made_once(self, f"{names} bias", biases)
-        flat = product(ops.reshape(inputs, (-1, hidden)), kernel, self.dtype_policy) + bias
+        states = ops.reshape(inputs, (-1, hidden))
+        flat = product(states, kernel, self.dtype_policy) + bias
+        added = low_rank(states, parts, self.dtype_policy)
+        if added is not None:
+            flat = flat + added
         split = ops.reshape(flat, (batch, length, len(parts), self.num_heads, self.key_dim))
         return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), num=len(parts), axis=0)
 
@@ -369,6 +395,9 @@ class Attention(keras.layers.MultiHeadAttention):
         )
         context = ops.reshape(context, (-1, width))
         output = product(context, kernel, self.dtype_policy) + self._output_dense.bias
+        added = low_rank(context, [self._output_dense], self.dtype_policy)
+        if added is not None:
+            output = output + added
         return ops.reshape(output, (batch, length, kernel.shape[-1])), scores
 
 
@@ -468,6 +497,43 @@ class BlockParts:
 class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
     """A `keras_nlp.layers.TransformerEncoder` with the attention of this module; see BlockParts."""
 
+    rematerializes = False
+    """Whether training keeps nothing but the block's input, and computes the rest again for the
+    gradient, from the same random numbers."""
+
+    def call(
+        self,
+        inputs,
+        padding_mask=None,
+        attention_mask=None,
+        training=None,
+        return_attention_scores=False,
+    ):
+        def compute(inputs):
+            return super(TransformerBlock, self).call(
+                inputs,
+                padding_mask=padding_mask,
+                attention_mask=attention_mask,
+                training=training,
+                return_attention_scores=return_attention_scores,
+            )
+
+        if not (training and self.rematerializes):
+            return compute(inputs)
+        attention = self._self_attention_layer
+        dropouts = (
+            attention._dropout_layer, self._self_attention_dropout, self._feedforward_dropout
+        )  # fmt: skip
+        dropouts = [layer for layer in dropouts if layer.rate > 0]
+        seeds = [of.seed_generator.next() for of in dropouts]
+
+        def compute_from_seeds(inputs):
+            # What it makes of weights is its own, too: gradients go to them through nothing else.
+            with own_operands(), _drawn_seeds(dropouts, seeds):
+                return compute(inputs)
+
+        return tf.recompute_grad(compute_from_seeds)(inputs)
+
     def build(self, inputs_shape):
         """Makes the layers that the parent's `call` uses, under the names it gives them."""
         self._build_attention(
@@ -475,6 +541,19 @@ class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
         )
         self._build_feedforward(inputs_shape)
         self.built = True
+
+    @property
+    def dense_layers(self) -> list[keras.layers.Layer]:
+        """Those of the attention, then those of the feed-forward part."""
+        attention = self._self_attention_layer
+        return [
+            attention._query_dense,
+            attention._key_dense,
+            attention._value_dense,
+            attention._output_dense,
+            self._feedforward_intermediate_dense,
+            self._feedforward_output_dense,
+        ]
 
     def compute_output_spec(self, inputs, return_attention_scores=False, **kwargs):
         batch, length, _ = inputs.shape
@@ -501,6 +580,18 @@ class _BlockWithScores(keras.layers.Layer):
 
     def compute_output_spec(self, hidden, padding_mask):
         return self.block.compute_output_spec(hidden, return_attention_scores=True)
+
+
+@contextlib.contextmanager
+def _drawn_seeds(dropouts: Sequence[Dropout], seeds: Sequence[tf.Tensor]) -> Iterator[None]:
+    """Inside, each draws its numbers from its seed."""
+    for layer, seed in zip(dropouts, seeds, strict=True):
+        layer.drawn_seed = seed
+    try:
+        yield
+    finally:
+        for layer in dropouts:
+            layer.drawn_seed = None
 
 
 @keras.saving.register_keras_serializable("kbert")

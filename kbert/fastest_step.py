@@ -57,7 +57,7 @@ def fastest_step(
     }
     choices = [ways[name] if name in asked else (getattr(options, name),) for name in UNMEASURED]
     block = dataclasses.replace(model, num_layers=1, vocabulary_size=64, pad_token_id=0)
-    rows = max(1, min(options.batch_size, int(LARGEST_BATCH / length)))
+    rows = max(1, min(options.part_size, int(LARGEST_BATCH / length)))
     times = {
         way: _seconds(block, *way, rows=rows, length=max(1, round(length)))
         for way in itertools.product(*choices)
@@ -72,10 +72,11 @@ def fastest_step(
 
 
 def parts_of(options: TrainOptions) -> int:
-    """Into how many parts the rows of a step are split: one a core, of at least eight rows."""
+    """Into how many parts rows are split to be computed side by side: one a core, of eight rows at
+    least."""
     if options.compile != "parallel":
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)), options.batch_size // 8))
+    return max(1, min(len(os.sched_getaffinity(0)), options.part_size // 8))
 
 
 def _block_weights(model: EncoderConfig) -> int:

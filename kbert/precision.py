@@ -1,10 +1,10 @@
-"""In which type matrix products are computed."""
+"""Matrix products: in which type they are computed, and what LoRA adds to them."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -74,6 +74,16 @@ def kept_operands() -> Iterator[None]:
         _made.reset(token)
 
 
+@contextlib.contextmanager
+def own_operands() -> Iterator[None]:
+    """Inside, nothing is shared with what is outside of it: not even by `shared_operands`."""
+    token = _made.set(None)
+    try:
+        yield
+    finally:
+        _made.reset(token)
+
+
 def operand(layer: keras.Layer, name: str, make: Callable[[], tf.Tensor]) -> tf.Tensor:
     """The right side of a `product`: what a layer makes of its weights, in the product's type.
 
@@ -135,6 +145,36 @@ def product(
     return tf.cast(tf.matmul(*halves, transpose_b=transpose_right), left.dtype)
 
 
+def low_rank(inputs: tf.Tensor, layers: Sequence[keras.Layer], policy: keras.DTypePolicy):
+    """What LoRA adds to the products of the same inputs with the kernels of some layers.
+
+    `kbert.lora` gives a layer its `lora_a` (inner, rank), `lora_b` (rank, columns) and
+    `lora_scale`. The inputs meet all first factors in one plain product.
+
+    Args:
+        inputs: (rows, inner).
+        layers: Either all of them have additions, or none has.
+        policy: Of what computes the products.
+
+    Returns:
+        (rows, columns of all layers, side by side); None where there are no additions.
+    """
+    if not hasattr(layers[0], "lora_a"):
+        return None
+    firsts = operand(
+        layers[0],
+        "lora_a of all",
+        lambda: tf.concat([tf.convert_to_tensor(layer.lora_a) for layer in layers], 1),
+    )
+    thin = tf.split(product(inputs, firsts, policy) * layers[0].lora_scale, len(layers), 1)
+    added = [
+        product(part, operand(layer, "lora_b", lambda of=layer: tf.convert_to_tensor(of.lora_b)),
+                policy)
+        for part, layer in zip(thin, layers, strict=True)
+    ]  # fmt: skip
+    return added[0] if len(added) == 1 else tf.concat(added, 1)
+
+
 @keras.saving.register_keras_serializable("kbert")
 class Dense(keras.layers.Dense):
     """`keras.layers.Dense` by one plain product, see `product`: (..., inputs) -> (..., units)."""
@@ -145,6 +185,9 @@ class Dense(keras.layers.Dense):
         kernel = operand(self, "kernel", lambda: self.kernel)
         bias = tf.convert_to_tensor(self.bias)
         outputs = tf.nn.bias_add(product(flat, kernel, self.dtype_policy), bias)
+        added = low_rank(flat, [self], self.dtype_policy)
+        if added is not None:
+            outputs = outputs + added
         if self.activation is not None:
             outputs = self.activation(outputs)
         return tf.reshape(outputs, tf.concat([shape[:-1], [self.units]], 0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import logging
 import math
@@ -20,13 +22,15 @@ import safetensors
 import safetensors.numpy
 import tensorflow as tf
 
+from kbert.accumulation import accumulating
 from kbert.batches import EncodedSplit, training_batches
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
-from kbert.encoder import build_encoder, compute_in_parts
+from kbert.encoder import build_encoder, compute_in_parts, rematerialize
 from kbert.errors import InputError
 from kbert.evaluation import Evaluator, epoch_names
 from kbert.fastest_step import parts_of
 from kbert.loading import load_checkpoint_weights, read_encoder_config
+from kbert.lora import add_low_rank, merge_low_rank
 from kbert.optimizers import EMBEDDINGS, new_optimizer
 from kbert.precision import policy_of
 from kbert.tasks.task import Task
@@ -35,6 +39,7 @@ from kbert.whole_files import written_whole
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
+FROZEN = "frozen"  # in a checkpoint's metadata: digest of the weights that it does not hold
 MANY_IDS = 1 << 20  # are read of a file at a time
 MOST_ROWS = 0.7  # of an embedding: with more there is nothing to gain
 
@@ -121,7 +126,7 @@ def new_model(
         blocks = [f"transformer_layer_{index}" for index in range(train.frozen_layers)]
         for name in (*EMBEDDINGS, *blocks):
             encoder.get_layer(name).trainable = False
-    return model
+    return model if train.accumulate == 1 else accumulating(model, task, train.accumulate)
 
 
 def model_config(
@@ -130,8 +135,8 @@ def model_config(
     """Sizes and constants of the model that `new_model` would make.
 
     Raises:
-        InputError: max_length is over the checkpoint's positions, or there are fewer blocks than
-            frozen_layers.
+        InputError: max_length is over the checkpoint's positions, there are fewer blocks than
+            frozen_layers, or LoRA has none to add to, or more rank than they.
     """
     config = _encoder_config(task, checkpoint, options)
     if task.max_length > config.max_sequence_length:
@@ -143,6 +148,16 @@ def model_config(
         raise InputError(
             f"train.frozen_layers {train.frozen_layers} is over the {config.num_layers} blocks "
             "of the model."
+        )
+    if train.lora_rank and train.frozen_layers == config.num_layers:
+        raise InputError(
+            f"train.lora_rank adds to no frozen block: train.frozen_layers {train.frozen_layers} "
+            "leaves none."
+        )
+    if train.lora_rank > config.hidden_dim:
+        raise InputError(
+            f"train.lora_rank {train.lora_rank} is over {config.hidden_dim}, the rank of the "
+            "model's own kernels."
         )
     return config
 
@@ -191,13 +206,23 @@ def fit(
         until_epoch: Number of finished epochs, at least 1, after which to stop; the learning
             rate's schedule spans all of options.epochs whatever it is. None for all of them.
 
+    LoRA's additions are there from the beginning to the end of this call, and then merged into the
+    kernels: no one else knows of them.
+
     Raises:
-        InputError: best_metric or patience without a validation split or with an unknown metric.
+        InputError: best_metric or patience without a validation split or with an unknown metric; or
+            a checkpoint of another model, or of other frozen weights.
         Interrupted: SIGINT came, and the checkpoint is written.
         Diverged: the loss, or a weight, became infinite or nan; no checkpoint has that state.
     """
     began = time.perf_counter()
     steps = math.ceil(len(train) / options.batch_size)
+    if options.rematerialize:
+        rematerialize(model)
+    if options.lora_rank:
+        alpha = options.lora_alpha or 2.0 * options.lora_rank
+        add_low_rank(model, rank=options.lora_rank, alpha=alpha, seed=options.seed)
+    _tell_what_is_trained(model)
     rows = rows_that_occur(model, task, train, options)
     _compile(model, task, options, total_steps=steps * options.epochs, rows=rows)
     check_best_metric(task, validation, options)
@@ -246,7 +271,18 @@ def fit(
                 verbose=0,
             )
     keeper.finish(model)
+    if options.lora_rank:
+        merge_low_rank(model)
     return progress
+
+
+def _tell_what_is_trained(model: keras.Model) -> None:
+    """How many weights, where some are frozen."""
+    trained = sum(math.prod(variable.shape) for variable in model.trainable_weights)
+    frozen = sum(math.prod(variable.shape) for variable in model.non_trainable_weights)
+    if frozen:
+        share = trained / (trained + frozen)
+        logger.info("weights that are trained: %s, %.1f%% of all", f"{trained:,}", 100 * share)
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
@@ -309,9 +345,14 @@ class _Keeper(keras.callbacks.Callback):
         self.best_weights: list[np.ndarray] | None = None
         self.last_time: float | None = None
 
+    @functools.cached_property
+    def frozen(self) -> str:
+        """Of the weights that no checkpoint holds, since they stay as they came."""
+        return _digest(self.model.non_trainable_weights)
+
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self.pending is not None:  # after fit has reset the metrics: their sums are restored
-            _restore_variables(self.model, self.pending)
+            _restore_variables(self.model, self.pending, frozen=self.frozen)
             self.pending = None
             if self.progress.step == 0:  # they are of the epoch before
                 self.model.reset_metrics()
@@ -383,18 +424,20 @@ class _Keeper(keras.callbacks.Callback):
         total = int(self.model.optimizer.iterations)
         path = self.folder / f"step-{total:09d}.safetensors"
         older = set(self.folder.glob("step-*.safetensors")) - {path}
+        state = {name: of.numpy() for name, of in _variables(self.model).items()}
         progress = json.dumps(dataclasses.asdict(self.progress))
-        _write(path, _variables(self.model, as_arrays=True), {"progress": progress})
+        _write(path, state, {"progress": progress, FROZEN: self.frozen})
         for old in older:
             old.unlink()
 
     def finish(self, model: keras.Model) -> None:
         """Give the model the weights that it ends with, those of its last or of its best epoch."""
         if self.pending is not None:  # there was nothing left to train
-            _restore_variables(model, self.pending)
+            self.set_model(model)
+            _restore_variables(model, self.pending, frozen=self.frozen)
         if _keeps_best(self.options):
             if self.folder is not None:
-                load_weights(model, self.folder / "best.safetensors")
+                _restore_trained(model, self.folder / "best.safetensors")
             elif self.best_weights is not None:
                 model.set_weights(self.best_weights)
         self._count_time()
@@ -416,7 +459,8 @@ class _Keeper(keras.callbacks.Callback):
         if self.folder is None:
             self.best_weights = self.model.get_weights()
         else:
-            save_weights(self.model, self.folder / "best.safetensors")
+            trained = {v.path: v.numpy() for v in self.model.trainable_weights}
+            _write(self.folder / "best.safetensors", trained, {})
 
 
 class ValidationPass(keras.callbacks.Callback):
@@ -534,24 +578,51 @@ def _build_state(
     model.test_on_batch(*next(iter(batches)))
 
 
-def _variables(model: keras.Model, *, as_arrays: bool = False) -> dict[str, Any]:
-    """All state of training by a name: weights, random seeds, metrics, optimizer."""
+def _variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """All that training changes, by a name: trained weights, random seeds, metrics, optimizer."""
     found = {}
     groups = {
         "model": [*model.weights, *model.variables],
         "metrics": model.metrics_variables,
         "optimizer": model.optimizer.variables,
     }
+    frozen = set(map(id, model.non_trainable_weights))
     seen: set[int] = set()
     for group, variables in groups.items():
         unique = [v for v in variables if not (id(v) in seen or seen.add(id(v)))]
         for index, variable in enumerate(unique):
-            name = f"{group}/{index}/{variable.path}"
-            found[name] = variable.numpy() if as_arrays else variable
+            if id(variable) not in frozen:
+                found[f"{group}/{index}/{variable.path}"] = variable
     return found
 
 
-def _restore_variables(model: keras.Model, path: Path) -> None:
+def _digest(variables: Sequence[keras.Variable]) -> str:
+    """SHA-256 of the paths and values; "" of none."""
+    if not variables:
+        return ""
+    digest = hashlib.sha256()
+    for variable in variables:
+        digest.update(variable.path.encode())
+        digest.update(np.ascontiguousarray(variable.numpy()))
+    return digest.hexdigest()
+
+
+def _restore_trained(model: keras.Model, path: Path) -> None:
+    tensors = safetensors.numpy.load_file(path)
+    for variable in model.trainable_weights:
+        variable.assign(tensors[variable.path])
+
+
+def _restore_variables(model: keras.Model, path: Path, *, frozen: str) -> None:
+    """Restore what `_variables` finds.
+
+    Args:
+        model: Compiled, with its optimizer built.
+        path: The checkpoint.
+        frozen: Digest of the model's weights that are not trained.
+    """
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
     tensors = safetensors.numpy.load_file(path)
     # an older kbert kept no norm, which the next step writes anyway
     variables = {
@@ -559,9 +630,15 @@ def _restore_variables(model: keras.Model, path: Path) -> None:
         for name, variable in _variables(model).items()
         if name in tensors or not name.endswith("gradient_norm")
     }
-    if set(tensors) != set(variables):
-        odd = sorted(set(tensors) ^ set(variables))[0]
-        raise InputError(f"{path}: the checkpoint is of another model (variable {odd}).")
+    # ... and kept frozen weights, too
+    surplus = set(tensors) - set(variables) if FROZEN in metadata else set()
+    if odd := sorted(surplus | (set(variables) - set(tensors))):
+        raise InputError(f"{path}: the checkpoint is of another model (variable {odd[0]}).")
+    if metadata.get(FROZEN, frozen) != frozen:
+        raise InputError(
+            f"{path}: the weights that stay as they are were others when the run began; bring the "
+            "old model.checkpoint back, or name a new folder by --output."
+        )
     for name, variable in variables.items():
         variable.assign(tensors[name])
 

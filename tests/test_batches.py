@@ -17,6 +17,7 @@ from kbert.batches import (
     epoch_order,
     epoch_sizes,
     evaluation_batches,
+    length_order,
     training_batches,
 )
 from kbert.config import parse
@@ -120,6 +121,12 @@ def test_evaluation_sees_each_row_once(prepared) -> None:
     encoded = encode_split(split, task, cache_dir=cache_dir)
     sizes = [len(targets) for _, targets, _ in evaluation_batches(encoded, task, batch_size=32)]
     assert sum(sizes) == len(encoded)
+
+
+def test_long_rows_are_measured_a_few_at_a_time() -> None:
+    lengths = np.array([4000, 9000, 4096, 5, 5, 5, 0, 0])
+    batches = [batch.tolist() for batch in length_order(lengths, batch_size=3)]
+    assert batches == [[1], [2, 0], [3, 4, 5], [6, 7]]
 
 
 def test_sizes_are_those_of_the_batches(prepared) -> None:

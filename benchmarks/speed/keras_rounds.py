@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 from rounds import Rounds
 
@@ -21,4 +23,5 @@ class Timed(keras.callbacks.Callback):
         self.rounds.step()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        self.rounds.end(loss=float(logs["loss"]), **self.said)
+        trained = sum(math.prod(variable.shape) for variable in self.model.trainable_weights)
+        self.rounds.end(loss=float(logs["loss"]), trained=trained, **self.said)

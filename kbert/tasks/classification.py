@@ -70,6 +70,12 @@ class Classification(Task):
         weights = tf.gather(self.class_weights, rows.labels)
         return self.inputs.pack(rows.segments), targets, weights
 
+    def examples(
+        self, batch: tuple[dict[str, tf.Tensor], Any, Any], start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, Any]:
+        """Some texts of a batch, with all of their windows."""
+        return self.inputs.examples(batch, start, end)
+
     def build_model(
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:

@@ -90,6 +90,18 @@ class Embedding(Task):
         scores = self._scaled(tf.cast(rows.labels, tf.float32))
         return self.packer(rows.segments), scores[:, tf.newaxis], tf.ones_like(scores)
 
+    def examples(
+        self, batch: tuple[dict[str, tf.Tensor], Any, Any], start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, Any]:
+        """Some pairs of a batch: their first texts, then their second ones."""
+        inputs, targets, weights = batch
+        second = tf.shape(targets)[0]
+        both = {
+            name: tf.concat([of[start:end], of[second + start : second + end]], axis=0)
+            for name, of in inputs.items()
+        }
+        return both, targets[start:end], weights[start:end]
+
     def build_model(
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -54,6 +55,18 @@ class TextInputs:
         packed = self.packer(segments)
         packed.pop("starts", None)
         return packed
+
+    def examples(
+        self, batch: tuple[dict[str, tf.Tensor], Any, Any], start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, Any]:
+        """Some texts of a batch with all of their windows, as `Task.examples`."""
+        inputs, targets, weights = batch
+        texts = tf.nest.map_structure(lambda tensor: tensor[start:end], (targets, weights))
+        if self.stride is None:
+            return {name: tensor[start:end] for name, tensor in inputs.items()}, *texts
+        first, last = tf.unstack(tf.searchsorted(inputs["rows"], tf.stack([start, end])))
+        windows = {name: tensor[first:last] for name, tensor in inputs.items()}
+        return {**windows, "rows": windows["rows"] - start}, *texts
 
     def preprocess(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Strings to the model's inputs."""

@@ -103,6 +103,12 @@ class MultiLabel(Task):
         inputs = self.inputs.pack(rows.segments)
         return inputs, tf.minimum(targets, 1.0), tf.ones_like(targets[:, 0])
 
+    def examples(
+        self, batch: tuple[dict[str, tf.Tensor], Any, Any], start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, Any]:
+        """Some texts of a batch, with all of their windows."""
+        return self.inputs.examples(batch, start, end)
+
     def build_model(
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:

@@ -57,6 +57,12 @@ class Regression(Task):
         numbers = tf.cast(rows.labels, tf.float32)
         return self.inputs.pack(rows.segments), numbers[:, tf.newaxis], tf.ones_like(numbers)
 
+    def examples(
+        self, batch: tuple[dict[str, tf.Tensor], Any, Any], start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, Any]:
+        """Some texts of a batch, with all of their windows."""
+        return self.inputs.examples(batch, start, end)
+
     def build_model(
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:

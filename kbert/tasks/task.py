@@ -228,6 +228,18 @@ class Task(Protocol):
         """
         ...
 
+    def examples(
+        self, batch: tuple[dict[str, tf.Tensor], Any, Any], start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, Any]:
+        """Some of what `batch` gave, by the place of their targets; of most tasks every row is one.
+
+        Args:
+            batch: Inputs, targets and sample weights.
+            start: The first, int32 ().
+            end: The one after the last, int32 ().
+        """
+        return tf.nest.map_structure(lambda tensor: tensor[start:end], batch)
+
     def build_model(
         self, encoder: keras.Model, config: EncoderConfig, *, dtype: str
     ) -> keras.Model:

@@ -1,0 +1,109 @@
+"""Blocks that compute themselves again: the same gradients, dropout included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training import Setting
+
+from kbert.config import EncoderConfig
+from kbert.encoder import build_encoder, compute_in_parts, rematerialize, transformer_blocks
+from kbert.precision import policy_of
+
+CONFIG = EncoderConfig(
+    vocabulary_size=19,
+    hidden_dim=12,
+    num_layers=2,
+    num_heads=3,
+    intermediate_dim=21,
+    max_sequence_length=33,
+    dropout=0.2,
+    attention_dropout=0.3,
+)
+
+
+def gradients(precision: str, compile: str, *, again: bool) -> dict[str, np.ndarray]:
+    """Of the second of two steps: that of the first has drawn random numbers, too."""
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(CONFIG, dtype=policy_of(precision))
+    compute_in_parts(encoder, 2 if compile == "parallel" else 1)
+    if again:
+        rematerialize(encoder)
+    ids = tf.constant(np.random.default_rng(0).integers(1, 19, (4, 9)), tf.int32)
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": tf.cast(ids < 17, tf.int32)}
+    variables = [v for v in encoder.trainable_variables if not v.path.startswith("pooler")]
+
+    @tf.function(jit_compile=compile == "xla")
+    def step() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            states = encoder(inputs, training=True)["sequence_output"]
+            loss = tf.reduce_sum(tf.cast(states, tf.float32) ** 3)  # of squares it is constant
+        found = tape.gradient(loss, variables)
+        return [tf.convert_to_tensor(gradient) for gradient in found]
+
+    step()
+    found = {v.path: g.numpy() for v, g in zip(variables, step(), strict=True)}
+    seeds = [v.numpy()[1] for v in encoder.variables if v.path.endswith("seed_generator_state")]
+    assert set(seeds) == {4 if compile == "parallel" else 2}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("precision", "compile"),
+    [
+        ("float32", "graph"),
+        ("float32", "parallel"),
+        ("float32", "xla"),
+        ("bfloat16_products", "parallel"),
+        ("bfloat16", "graph"),
+    ],
+)
+def test_gradients_are_those_of_what_was_kept(precision: str, compile: str) -> None:
+    """With dropout; to rounding of sums, which parts side by side share in bfloat16 if kept."""
+    rounding = 1e-6 if precision == "float32" else 2**-8
+    kept = gradients(precision, compile, again=False)
+    again = gradients(precision, compile, again=True)
+    for path, gradient in kept.items():
+        size = np.abs(gradient).max()
+        assert size > 0, path
+        if not path.endswith("key/bias"):  # its gradient is rounding alone
+            np.testing.assert_allclose(again[path], gradient, atol=rounding * size, err_msg=path)
+
+
+def test_a_block_keeps_its_input_alone() -> None:
+    """The forward pass is traced once more for the gradient, and for nothing else."""
+    encoder = build_encoder(CONFIG)
+    rematerialize(encoder)
+    calls = []
+    for block in transformer_blocks(encoder):
+        compute = block._self_attention_layer.call
+
+        def counted(*arguments, compute=compute, **keywords):
+            calls.append(1)
+            return compute(*arguments, **keywords)
+
+        block._self_attention_layer.call = counted
+    ids = tf.ones((2, 5), tf.int32)
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids}
+    for training, count in ((False, 2), (True, 4)):
+        calls.clear()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(encoder(inputs, training=training)["sequence_output"] ** 2)
+        tape.gradient(loss, [v.value for v in encoder.trainable_variables])
+        assert len(calls) == count
+
+
+@pytest.mark.parametrize("words", [[], ["--train.frozen_layers", "1", "--train.accumulate", "2"]])
+def test_a_run_is_the_same(
+    tiny_options: list[str], tiny_checkpoint: Path, words: list[str]
+) -> None:
+    words = [*tiny_options, "--train.epochs", "1", *words]
+    kept, _ = Setting(words, tiny_checkpoint).train(None)
+    again, _ = Setting([*words, "--train.rematerialize", "true"], tiny_checkpoint).train(None)
+    for ours, theirs in zip(again.weights, kept.weights, strict=True):
+        if not ours.path.endswith("key/bias"):
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5, err_msg=ours.path)
