@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,20 +13,26 @@ import keras
 import numpy as np
 import pytest
 import torch
+from materials import finish_untrained
 from parity import assert_same_outputs
 
 import kbert
 import train
 from kbert import losses
-from kbert.batches import evaluation_batches, training_batches
-from kbert.config import STUDENT, parse
-from kbert.distillation import Teacher, beside_teacher, kept_layers
+from kbert.batches import training_batches
+from kbert.config import STUDENT, Config, DistillOptions, parse
+from kbert.distillation import Teacher, beside_teacher, kept_layers, shallower
 from kbert.errors import InputError
+from kbert.evaluation import collect
 from kbert.experiment import Experiment, Materials
+from kbert.lineage import data_digests, lineage
 from kbert.loading import load_model
+from kbert.search_space import combinations, read_space
 from kbert.tasks.distilled import Distilled
 from kbert.trained_part import trained_part
 from kbert.training import Interrupted
+from kbert.trials import Objective
+from kbert.tuner import TaskHyperModel
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0], [1.0, 1.0, -4.0]], np.float32)
 THEIRS = np.array([[1.0, 0.0, 0.25], [-1.0, 5.0, 0.0], [-3.0, 2.0, 1.0]], np.float32)
@@ -85,30 +93,10 @@ def test_loss_of_numbers() -> None:
     assert_same_outputs(found, in_torch(*squares, 0.25))
 
 
-@pytest.fixture(scope="module")
-def teacher(tiny_checkpoint: Path, tiny_csv: Path, tmp_path_factory) -> Path:
+@pytest.fixture
+def teacher(tiny_options: list[str], tmp_path: Path) -> Path:
     """A finished run on the tiny file."""
-    folder = tmp_path_factory.mktemp("teacher")
-    words = [
-        "--data.train",
-        tiny_csv,
-        "--data.max_length",
-        12,
-        "--data.cache_dir",
-        folder / "cache",
-    ]
-    words += ["--model.checkpoint", tiny_checkpoint, "--train.batch_size", 8, "--train.epochs", 3]
-    words += [
-        "--train.learning_rate",
-        3e-3,
-        "--export.enabled",
-        "false",
-        "--output",
-        folder / "run",
-    ]
-    words += ["--monitor.tensorboard", "false"]
-    assert train.main([str(word) for word in words]) == 0
-    return folder / "run"
+    return finish_untrained(tiny_options, tmp_path / "teacher")
 
 
 @pytest.fixture
@@ -177,18 +165,21 @@ def test_batches_of_a_student(student, unlabelled: Path) -> None:
     np.testing.assert_array_equal(np.sort(targets[:, 2:4], axis=0), np.sort(said, axis=0))
 
 
-def test_without_weight_the_teacher_changes_nothing(student, tiny_options) -> None:
-    distilled = trained_part(experiment_of(student("--distill.alpha", "0")))
-    plain = experiment_of(tiny_options)
+def test_without_weight_the_teacher_changes_nothing(student) -> None:
+    """Loss and metrics of a batch are those of the task itself."""
+    experiment = experiment_of(student("--distill.alpha", "0", "--task.class_weights", "balanced"))
     found = []
-    for experiment in (distilled, plain):
-        model = experiment.new_model()
-        progress = experiment.train(model, folder=None, callbacks=[])
-        found.append((progress.history[-1], model.get_weights()))
-    for name, value in found[1][0].items():
-        assert found[0][0][name] == pytest.approx(value, abs=1e-6)
-    for ours, theirs in zip(found[0][1], found[1][1], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for of in (trained_part(experiment), experiment):
+        rows = training_batches(of.splits["train"], of.task, batch_size=16, seed=0, epoch=0)
+        inputs, targets, weights = next(iter(rows))
+        logits = np.arange(2 * len(weights), dtype=np.float32).reshape(-1, 2) % 5
+        values = [of.task.loss()(targets, logits, sample_weight=weights)]
+        for metric in of.task.metrics()["metrics"]:
+            metric.update_state(targets, logits)
+            values.append(metric.result())
+        found.append((inputs["token_ids"], [float(value) for value in values]))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-6)
 
 
 def test_metrics_are_of_labelled_rows(student, unlabelled: Path) -> None:
@@ -215,6 +206,7 @@ class StopsAt(keras.callbacks.Callback):
 
 def test_a_stopped_run_ends_with_the_same_bytes(student, unlabelled: Path, tmp_path: Path) -> None:
     words = student("--distill.unlabelled", unlabelled, "--train.checkpoint_steps", "3")
+    words += ["--train.epochs", "1"]
 
     def weights(folder: Path, *callbacks: keras.callbacks.Callback) -> list[np.ndarray]:
         experiment = trained_part(experiment_of(words))
@@ -233,12 +225,11 @@ def test_a_stopped_run_ends_with_the_same_bytes(student, unlabelled: Path, tmp_p
 def test_layers_of_the_teacher(student, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
     """The whole way: a student of its teacher's first block, with rows that have no label."""
     words = without_checkpoint(student("--distill.layers", 1, "--distill.unlabelled", unlabelled))
-    words += ["--distill.alpha", "0.9", "--train.epochs", "1"]
+    words += ["--train.epochs", "1", "--export.enabled", "false", "--monitor.tensorboard", "false"]
     assert train.main(words) == 0
     folder = tmp_path / "run"
-    whole = Teacher(parse(words)).model()
+    theirs = {of.path: of.numpy() for of in Teacher(parse(words)).model().weights}
     begun = load_model(folder / STUDENT)
-    theirs = {variable.path: variable.numpy() for variable in whole.weights}
     assert len(begun.weights) < len(theirs)
     for variable in begun.weights:
         np.testing.assert_array_equal(variable.numpy(), theirs[variable.path], variable.path)
@@ -248,11 +239,22 @@ def test_layers_of_the_teacher(student, teacher: Path, unlabelled: Path, tmp_pat
         found = metrics[split]["teacher"]
         assert found["accuracy"] == of_teacher[split]["accuracy"]
         assert 0 <= found["agreement"] <= 1
+    shutil.rmtree(teacher)
     moved = shutil.move(folder, tmp_path / "moved")
-    shutil.rmtree(moved / "export")
-    assert len(kbert.load(moved).predict(["good cat"])) == 1  # of its weights
-    lineage = next((tmp_path / "moved").rglob("lineage.json"), None)
-    assert lineage is None
+    assert len(kbert.load(moved).predict(["good cat"])) == 1  # by its weights, without the teacher
+
+
+def test_blocks_of_other_places_are_taken(student, teacher: Path) -> None:
+    """The last block of a student is the last of its teacher."""
+    found = Teacher(parse(student()))
+    whole, small = found.model(), shallower(found, 2)
+    for name in ("encoder", "classifier"):
+        for ours, theirs in zip(
+            small.get_layer(name).weights, whole.get_layer(name).weights, strict=True
+        ):
+            np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    with pytest.raises(InputError, match="distill.layers 3 is over the 2 blocks of the teacher"):
+        shallower(found, 3)
 
 
 def test_blocks_are_spread_evenly() -> None:
@@ -260,3 +262,143 @@ def test_blocks_are_spread_evenly() -> None:
     assert kept_layers(3, of=6) == [0, 2, 5]
     assert kept_layers(1, of=6) == [0]
     assert kept_layers(4, of=4) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_other_tasks(task: str, tiny_options, unlabelled: Path, tmp_path: Path) -> None:
+    """The numbers of a student that has its teacher's weights are its teacher's."""
+    path = tmp_path / "rows.jsonl"
+    labels = [["a"], ["a", "b"], [], ["c"]] if task == "multi_label" else [1.5, 2.0, 0.25, -1.0]
+    texts = ["the cat", "a good dog sat .", "not bad", "dogs ran"]
+    rows = [{"text": texts[row % 4], "label": labels[row % 4]} for row in range(24)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    words = [*tiny_options, "--task", task, "--data.train", str(path)]
+    teacher = finish_untrained(words, tmp_path / "teacher")
+    words += ["--distill.teacher", str(teacher), "--distill.alpha", "1"]
+    words += ["--distill.unlabelled", str(unlabelled), "--distill.temperature", "1"]
+    experiment = experiment_of(words)
+    part = trained_part(experiment)
+    model = part.new_model()
+    train_rows = part.splits["train"]
+    (batch,) = training_batches(train_rows, part.task, batch_size=99, seed=0, epoch=0)
+    inputs, targets, weights = batch
+    assert len(weights) == len(experiment.splits["train"]) + 3
+    _, theirs, labelled = losses.split_distilled(targets)
+    assert int(labelled.numpy().sum()) == len(experiment.splits["train"])
+    assert_same_outputs(model(inputs, training=False), theirs)  # same seed: the same new head
+    loss = part.task.loss()(targets, model(inputs, training=False), sample_weight=weights)
+    entropy = losses.multi_label()(1 / (1 + np.exp(-theirs)), theirs)
+    assert float(loss) == pytest.approx(float(entropy) if task == "multi_label" else 0, abs=1e-6)
+    progress = part.train(model, folder=None, callbacks=[])
+    assert np.isfinite([*progress.history[-1].values()]).all()
+    split = experiment.splits["test"]
+    found = beside_teacher(experiment, {"test": collect(model, experiment.task, split)})
+    measured = json.loads((teacher / "metrics.json").read_text(encoding="utf-8"))["test"]
+    for name, value in found["test"].items():
+        assert value == pytest.approx(measured[name], nan_ok=True)
+
+
+def test_trials_of_a_search(student, unlabelled: Path, tmp_path: Path) -> None:
+    """Their options are the student's, and a share of the rows is one of all of them."""
+    words = student("--distill.unlabelled", unlabelled, "--search.fraction", "0.5")
+    words += [
+        "--search.tuner",
+        "grid",
+        "--search.space",
+        "{alpha: [0.2, 0.8], temperature: [1, 4]}",
+    ]
+    config = parse(words)
+    space = read_space(config)
+    assert len(list(combinations(space))) == 4
+    materials = Materials(config)
+    objective = Objective("val_accuracy", larger_is_better=True)
+    hypermodel = TaskHyperModel(
+        materials, config, space, objective, folder=tmp_path, tensorboard=None, report=None
+    )
+    trial = hypermodel.experiment({"alpha": 0.8, "temperature": 4.0})
+    assert (trial.task.options.alpha, trial.task.options.temperature) == (0.8, 4.0)
+    count = len(materials.experiment(config).splits["train"]) + 3
+    assert len(trial.splits["train"]) == round(count / 2)
+    with pytest.raises(InputError, match="no such hyper-parameter"):
+        read_space(dataclasses.replace(config, distill=DistillOptions()))
+
+
+def test_lineage_tells_what_files_hold(student, teacher: Path, unlabelled: Path) -> None:
+    config = parse(student("--distill.unlabelled", unlabelled))
+    experiment = experiment_of(student("--distill.unlabelled", unlabelled))
+    digests = data_digests(config.data)
+
+    def told(options: Config) -> dict:
+        made = lineage(
+            options, data=digests, rows={}, checkpoint=experiment.checkpoint, seed=0, trial=None,
+            search=None,
+        )  # fmt: skip
+        return made["options"]["values"]
+
+    found = told(config)["distill"]
+    weights = teacher / "checkpoints" / "model.safetensors"
+    assert found["teacher"] == {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    assert found["unlabelled"] == [
+        {"format": ".txt", "sha256": hashlib.sha256(unlabelled.read_bytes()).hexdigest()}
+    ]
+    assert "distill" not in told(dataclasses.replace(config, distill=DistillOptions()))
+
+
+def refused(words: list[str], capsys) -> str:
+    """What train.py says of them in one line."""
+    assert train.main(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1, error
+    return error[0].removeprefix("train.py: error: ")
+
+
+def test_bad_teachers(student, teacher: Path, tiny_options, tiny_csv, tmp_path, capsys) -> None:
+    words = student("--output", tmp_path / "new")
+    nowhere = ["--distill.teacher", str(tmp_path / "nowhere")]
+    assert "nowhere: no run is there" in refused([*words, *nowhere], capsys)
+    begun = shutil.copytree(teacher, tmp_path / "begun")
+    (begun / "metrics.json").unlink()
+    assert "the run is not finished" in refused([*words, "--distill.teacher", str(begun)], capsys)
+    bare = shutil.copytree(teacher, tmp_path / "bare")
+    shutil.rmtree(bare / "checkpoints")
+    assert "weights are gone" in refused([*words, "--distill.teacher", str(bare)], capsys)
+    other = tmp_path / "other.csv"
+    text = tiny_csv.read_text("utf-8")
+    other.write_text(text.replace("positive", "pleasant"), encoding="utf-8")
+    said = refused([*words, "--data.train", str(other)], capsys)
+    assert said.endswith(
+        "its labels are others: the training file has 'pleasant', the teacher has not (2 in all); "
+        "name another run."
+    )
+    other.write_text(text.replace("positive", "2").replace("negative", "1"), encoding="utf-8")
+    said = refused([*words, "--data.train", str(other), "--task", "regression"], capsys)
+    assert "its task is classification, not regression" in said
+    other.write_text(text.replace("text,", "text,again,").replace(".,", ".,cat,"), encoding="utf-8")
+    pair = ["--data.train", str(other), "--data.text_column", "[text, again]"]
+    said = refused([*words, *pair], capsys)
+    assert "it reads 1 text columns, not 2" in said
+    said = refused([*without_checkpoint(words), "--distill.layers", "9"], capsys)
+    assert "distill.layers 9 is over the 2 blocks of the teacher" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_bad_options(student, tiny_options, tmp_path: Path, capsys) -> None:
+    assert "distill.alpha needs a teacher" in refused(
+        [*tiny_options, "--distill.alpha", "0.7"], capsys
+    )
+    said = refused(student("--task", "masked_lm"), capsys)
+    assert "masked_lm learns from no teacher, as classification, multi_label, regression do" in said
+    said = refused(student("--distill.layers", "1"), capsys)
+    assert "distill.layers and model.checkpoint exclude each other" in said
+    assert "in [0, 1]" in refused(student("--distill.alpha", "1.5"), capsys)
+    assert "over 0" in refused(student("--distill.temperature", "0"), capsys)
+    said = refused(student("--distill.unlabelled", "none.txt"), capsys)
+    assert "none.txt: there is no such file; correct --distill.unlabelled" in said
+    other = tmp_path / "other.csv"
+    other.write_text("words,more\ngood,1\n", encoding="utf-8")
+    said = refused(student("--distill.unlabelled", other), capsys)
+    assert "no column 'text'" in said
+    other.write_text('text\ngood\n" "\n', encoding="utf-8")
+    assert "empty text" in refused(student("--distill.unlabelled", other), capsys)
+    said = refused(student("--distill.unlabelled", other, "--distill.alpha", "0"), capsys)
+    assert "nothing is learnt of the teacher" in said
