@@ -88,6 +88,10 @@ class JoinedColumn:
         self.of_rows = np.concatenate([np.diff(part.offsets) for part in parts])
         self.spec = parts[0].spec
 
+    def __len__(self) -> int:
+        """Number of rows of all files."""
+        return len(self.of_rows)
+
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """As `RaggedColumn.lengths`."""
         return self.of_rows[rows]

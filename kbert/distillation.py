@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -191,14 +192,16 @@ def beside_teacher(
 
 
 def begin_student(config: Config) -> None:
-    """Write the checkpoint that such a student begins with, unless it is there.
+    """Write the checkpoint that such a student begins with, unless its run has begun.
 
     Raises:
         InputError: as `Teacher`, or it has fewer blocks.
     """
-    folder, layers = Path(str(config.output)) / STUDENT, config.distill.layers
-    if layers is None or folder.exists():  # it is written whole
+    run, layers = Path(str(config.output)), config.distill.layers
+    if layers is None or (run / "config.yaml").exists():
         return
+    folder = run / STUDENT
+    shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed before it had begun
     teacher = Teacher(config)
     model = shallower(teacher, layers)
     task = teacher.experiment.task
