@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,10 +94,14 @@ class Teacher:
             rows,
             task,
             [file_digest(self.weights), config.data.stride, *options],
-            lambda: VectorModel(self.model()),
+            lambda: self._vectors,
             folder=cache_root(cache_dir) / "teachers",
             what=f"what the teacher says of {what}",
         )
+
+    @functools.cached_property
+    def _vectors(self) -> VectorModel:
+        return VectorModel(self.model())
 
     def model(self) -> keras.Model:
         """Its model in float32."""

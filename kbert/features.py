@@ -92,8 +92,8 @@ def on_features(experiment: Experiment) -> Experiment:
     began = time.monotonic()
     model = experiment.in_float32().new_model()
     encoder = keras.Model(model.input, model.get_layer("classifier_dropout").input)
-    digest = _digest(encoder)
-    splits = {name: _with_features(experiment, name, encoder, digest) for name in experiment.splits}
+    digest, vectors = _digest(encoder), VectorModel(encoder)
+    splits = {name: _with_features(experiment, name, vectors, digest) for name in experiment.splits}
     return FeatureExperiment(
         experiment.config,
         experiment.task.on_features(),
@@ -113,7 +113,7 @@ def _digest(model: keras.Model) -> str:
 
 
 def _with_features(
-    experiment: Experiment, name: str, encoder: keras.Model, digest: str
+    experiment: Experiment, name: str, vectors: VectorModel, digest: str
 ) -> EncodedSplit:
     """A split with a vector a row in place of its word pieces."""
     split = experiment.splits[name]
@@ -121,7 +121,7 @@ def _with_features(
         split,
         experiment.task,
         digest,
-        lambda: VectorModel(encoder),
+        lambda: vectors,
         folder=cache_root(experiment.config.data.cache_dir) / "features",
         what=f"the features of the {name} split",
     )
