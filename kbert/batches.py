@@ -47,29 +47,84 @@ class RaggedColumn:
     offsets: np.ndarray
     """Where each row starts, and where the last one ends, int64 (rows + 1,)."""
 
+    def __len__(self) -> int:
+        """Number of rows of the file."""
+        return len(self.offsets) - 1
+
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Number of ids of each of the rows, int64."""
         return self.offsets[rows + 1] - self.offsets[rows]
 
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids and lengths of some rows: int32 (tokens,), int64 (len(rows),)."""
-        parts = [self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        parts = [self.row(row) for row in rows]
         lengths = np.array([len(part) for part in parts], np.int64)
         return (np.concatenate(parts) if parts else self.values[:0]), lengths
+
+    def row(self, row: int) -> np.ndarray:
+        """Ids of one row."""
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def chunks(self, size: int) -> Iterator[np.ndarray]:
+        """The ids of all rows, so many at a time."""
+        for start in range(0, len(self.values), size):
+            yield self.values[start : start + size]
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Of the ids of any number of rows."""
+        return tf.TensorSpec([None, *self.values.shape[1:]], self.values.dtype)
+
+
+class JoinedColumn:
+    """Columns of several files as one, without a copy: rows count on from file to file.
+
+    Args:
+        parts: One column a file, all of one kind.
+    """
+
+    def __init__(self, parts: Sequence[RaggedColumn]) -> None:
+        self.parts = parts
+        self.firsts = np.cumsum([0, *map(len, parts)])
+        self.of_rows = np.concatenate([np.diff(part.offsets) for part in parts])
+        self.spec = parts[0].spec
+
+    def __len__(self) -> int:
+        """Number of rows of all files."""
+        return len(self.of_rows)
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """As `RaggedColumn.lengths`."""
+        return self.of_rows[rows]
+
+    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `RaggedColumn.gather`."""
+        files = np.searchsorted(self.firsts, rows, side="right") - 1
+        places = zip(files, rows - self.firsts[files], strict=True)
+        found = [self.parts[file].row(row) for file, row in places]
+        return np.concatenate(found or [self.parts[0].values[:0]]), self.of_rows[rows]
+
+    def chunks(self, size: int) -> Iterator[np.ndarray]:
+        """As `RaggedColumn.chunks`."""
+        for part in self.parts:
+            yield from part.chunks(size)
+
+
+Column = RaggedColumn | JoinedColumn
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
     """The rows of a split as word-piece ids, one ragged column a segment."""
 
-    segments: tuple[RaggedColumn, ...]
+    segments: tuple[Column, ...]
     rows: np.ndarray
     """Row numbers in the file, int64 (rows,)."""
     labels: np.ndarray | None
     """Class index of each row, int32 (rows,), or its number, float32 (rows,)."""
     source: Source | None = None
     """The file; None where the ids are of no file."""
-    targets: tuple[RaggedColumn, ...] = ()
+    targets: tuple[Column, ...] = ()
     """What `Task.encode_targets` made of the answers."""
     outside: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     """Numbers of the rows of the split that are of no class, which `rows` leave out, int64."""
@@ -135,6 +190,25 @@ def encode_split(split: Split, task: Task, *, cache_dir: str | None) -> EncodedS
         split.source,
         targets=columns[TARGET],
         outside=split.outside,
+    )
+
+
+def join(splits: Sequence[EncodedSplit]) -> EncodedSplit:
+    """The rows of several splits after each other, as those of no file.
+
+    Args:
+        splits: Each of a file of its own, with equally many segments and targets, and all with
+            labels or none.
+    """
+    counts = [len(split.segments[0]) for split in splits]
+    firsts = np.cumsum([0, *counts[:-1]])
+    rows = [split.rows + first for split, first in zip(splits, firsts, strict=True)]
+    labels = [split.labels for split in splits if split.labels is not None]
+    return EncodedSplit(
+        tuple(map(JoinedColumn, zip(*(split.segments for split in splits), strict=True))),
+        np.concatenate(rows),
+        np.concatenate(labels) if labels else None,
+        targets=tuple(map(JoinedColumn, zip(*(split.targets for split in splits), strict=True))),
     )
 
 
@@ -276,10 +350,9 @@ def _dataset(
     return dataset.apply(tf.data.experimental.assert_cardinality(len(order))).prefetch(8)
 
 
-def _spec(column: RaggedColumn) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+def _spec(column: Column) -> tuple[tf.TensorSpec, tf.TensorSpec]:
     """Of what its `gather` gives."""
-    shape = [None, *column.values.shape[1:]]
-    return tf.TensorSpec(shape, column.values.dtype), tf.TensorSpec([None], tf.int64)
+    return column.spec, tf.TensorSpec([None], tf.int64)
 
 
 def _ragged(columns: tuple) -> list[tf.RaggedTensor]:

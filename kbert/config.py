@@ -249,6 +249,57 @@ class TrainOptions:
         return -(-self.batch_size // self.accumulate)
 
 
+STUDENT = "student"
+"""Folder of a run: the checkpoint that a student of its teacher's layers begins with."""
+
+
+@dataclass
+class DistillOptions:
+    """Distillation: a small model, the student, learns from a finished run, its teacher."""
+
+    teacher: str | None = None
+    """Folder of a finished run of the same task and labels: what its model says of the training
+    rows is learnt beside their labels."""
+    alpha: float = 0.5
+    """Weight of the loss to the teacher's outputs; that to the labels has 1 - alpha."""
+    temperature: float = 2.0
+    """What the logits of both models are divided by in the teacher's loss, which is multiplied by
+    its square; regression has none."""
+    unlabelled: str | list[str] | None = None
+    """File, or list of files, of texts without labels, with the text columns of data, or .txt: the
+    student learns what its teacher says of them."""
+    layers: int | None = None
+    """Begin with so many of the teacher's Transformer blocks, spread evenly from its first to its
+    last, and with its embeddings and its head; instead of model.checkpoint."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.alpha <= 1, "distill.alpha", "in [0, 1]", self.alpha)
+        _check(self.temperature > 0, "distill.temperature", "over 0", self.temperature)
+        layers = self.layers
+        _check(layers is None or layers >= 1, "distill.layers", "at least 1", layers)
+        files = self.unlabelled_files
+        _check(all(files), "distill.unlabelled", "names of files", self.unlabelled)
+        if self.teacher is None:
+            for option in fields(self):
+                if getattr(self, option.name) != option.default:
+                    raise InputError(
+                        f"distill.{option.name} needs a teacher: name a finished run by "
+                        "--distill.teacher."
+                    )
+        if files and not self.alpha:
+            raise InputError(
+                "distill.unlabelled: with distill.alpha 0 nothing is learnt of the teacher; raise "
+                "it, or leave the texts out."
+            )
+
+    @property
+    def unlabelled_files(self) -> list[str]:
+        """The files of texts without labels as a list, also when a single one was given."""
+        if self.unlabelled is None:
+            return []
+        return [self.unlabelled] if isinstance(self.unlabelled, str) else list(self.unlabelled)
+
+
 @dataclass
 class SearchOptions:
     """keras-tuner's search for hyper-parameters; its winner is trained again and exported.
@@ -267,7 +318,7 @@ class SearchOptions:
     {..., when: {NAME: [VALUES]}} where it depends on another. Hyper-parameters: batch_size,
     learning_rate, epochs, warmup, weight_decay, dropout, max_length, label_smoothing,
     frozen_layers, layer_decay, checkpoint; from scratch hidden_dim, num_layers, num_heads,
-    intermediate_dim."""
+    intermediate_dim; with a teacher alpha, temperature."""
     trials: int | None = None
     """Number of trials at most, besides trial 0; by default 10, for a grid every combination.
     Hyperband has its own number."""
@@ -367,6 +418,8 @@ class ExportOptions:
 
 WITH_WINDOWS = ("classification", "multi_label", "regression", "question_answering")
 """Tasks that read a long text in windows (data.stride)."""
+DISTILLABLE = ("classification", "multi_label", "regression")
+"""Tasks that a student learns from a teacher (distill.teacher)."""
 Pooling = Literal["mean", "max"]
 """How the answers to the windows of a long text become one."""
 
@@ -573,6 +626,7 @@ class Config:
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    distill: DistillOptions = field(default_factory=DistillOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
     monitor: MonitorOptions = field(default_factory=MonitorOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
@@ -584,6 +638,13 @@ class Config:
     """Run the same code at toy size: 64 rows of each split, one epoch, short texts."""
     debug: bool = False
     """Show the traceback of an error, and what becomes of each tensor of the checkpoint."""
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Folder or hub id of what the model begins with; None for a model from scratch."""
+        if self.distill.layers is not None:
+            return str(Path(self.output or "") / STUDENT)
+        return self.model.checkpoint
 
     @property
     def export_name(self) -> str:
@@ -766,7 +827,8 @@ def _require(config: Config) -> None:
     for option, value in (("--data.train", config.data.train), ("--output", config.output)):
         if not value:
             raise InputError(f"{option} is missing (--help lists the options).")
-    if not (config.model.checkpoint or config.model.vocab or config.model.vocab_size):
+    _require_distillable(config)
+    if not (config.checkpoint or config.model.vocab or config.model.vocab_size):
         raise InputError(
             "--model.checkpoint is missing: a folder in HuggingFace layout or a hub id; or, for a "
             "model from scratch, --model.vocab vocab.txt or --model.vocab_size."
@@ -795,6 +857,23 @@ def _require_trained_encoder(config: Config) -> None:
     if config.task.name == "features" or encoder != "fine_tuned":
         what = "features" if config.task.name == "features" else f"task.encoder {encoder}"
         raise InputError(f"train.lora_rank: {what} fine-tunes no encoder; leave it out.")
+
+
+def _require_distillable(config: Config) -> None:
+    if config.distill.teacher is None:
+        return
+    if config.task.name not in DISTILLABLE:
+        raise InputError(
+            f"distill.teacher: {config.task.name} learns from no teacher, as "
+            f"{', '.join(DISTILLABLE)} do; leave it out."
+        )
+    if config.distill.layers is not None:
+        for name in ("checkpoint", "vocab", "vocab_size"):
+            if getattr(config.model, name):
+                raise InputError(
+                    f"distill.layers and model.{name} exclude each other: the student begins as "
+                    "its teacher's layers, or as another model."
+                )
 
 
 def _one_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from kbert.text_files import (
     Source,
     column_names,
     counted,
+    open_texts,
     refuse_nul,
     require_codec,
     require_column,
@@ -177,6 +178,23 @@ def read_split(
     """
     scan = _scan(_open_source(str(path), "test", options, columns), columns)
     return _split(scan, np.arange(len(scan.hashes)), columns, labels, "the training data")
+
+
+def read_unlabelled(path: Path, options: DataOptions, columns: Columns) -> Split:
+    """All rows of a file of texts without labels.
+
+    Args:
+        path: The file.
+        options: Its encoding.
+        columns: What a task reads; only the texts are read of the file.
+
+    Raises:
+        InputError: a file that cannot be read, or an empty text.
+    """
+    require_file(path, "--distill.unlabelled")
+    lists = [name for name in columns.texts if name in columns.lists]
+    source = open_texts(path, columns.texts, encoding=options.encoding, lists=lists)
+    return Split(source, np.arange(len(_scan(source, Columns(columns.texts)).hashes)), None)
 
 
 # Opening: does the file exist, and has it the columns?

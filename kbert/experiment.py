@@ -14,7 +14,7 @@ import numpy as np
 
 from kbert.batches import EncodedSplit, encode_split
 from kbert.config import Config, EncoderConfig, MonitorOptions
-from kbert.data import DataSet, read_dataset, require_files
+from kbert.data import DataSet, Split, read_dataset, read_unlabelled, require_files
 from kbert.errors import InputError
 from kbert.learned import learn
 from kbert.lineage import data_digests
@@ -36,6 +36,7 @@ from kbert.training import (
 )
 
 SMOKE_ROWS = 64
+_Rows = tuple[dict[str, EncodedSplit], tuple[EncodedSplit, ...]]  # with labels, and without
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Experiment:
     """train, and validation and test where there are any."""
     checkpoint: Path | None
     """Folder in HuggingFace layout; None for a model from scratch."""
+    unlabelled: tuple[EncodedSplit, ...] = ()
+    """Rows without labels, of a file each, of which a student learns what its teacher says."""
 
     @property
     def total_steps(self) -> int:
@@ -147,7 +150,7 @@ class Materials:
         self.kind = task_class(config.task.name)
         self._checkpoints: dict[str, Path] = {}
         self._tokenizers: dict[tuple[str | None, str | None], WordPieceTokenizer] = {}
-        self._encoded: dict[str, dict[str, EncodedSplit]] = {}
+        self._encoded: dict[str, _Rows] = {}
         self.digests = data_digests(config.data)
         """SHA-256 of each file, as it was before it was read."""
         self.learned = Learned()
@@ -155,17 +158,22 @@ class Materials:
             self._tokenizer(config)  # a wrong checkpoint is noticed before the data is read
         columns = self.kind.columns(config)
         self.dataset: DataSet = read_dataset(config.data, columns, seed=config.train.seed)
+        self.unlabelled = [
+            read_unlabelled(Path(file), config.data, columns)
+            for file in config.distill.unlabelled_files
+        ]
         self.learned = learn(self.dataset, columns, config)
         """What the task knows of the training rows."""
 
     def experiment(self, config: Config) -> Experiment:
         """Everything that a training with these options depends on."""
         task = self.kind(config, self._tokenizer(config), self.learned)
-        return Experiment(config, task, self._splits(task), self._checkpoint(config))
+        splits, unlabelled = self._rows(task)
+        return Experiment(config, task, splits, self._checkpoint(config), unlabelled)
 
     def _checkpoint(self, config: Config) -> Path | None:
         """The folder, which a hub is asked for once and not by every trial."""
-        name = config.model.checkpoint
+        name = config.checkpoint
         if not name:
             return None
         if name not in self._checkpoints:
@@ -173,22 +181,21 @@ class Materials:
         return self._checkpoints[name]
 
     def _tokenizer(self, config: Config) -> WordPieceTokenizer:
-        key = (config.model.checkpoint, config.model.vocab)
+        key = (config.checkpoint, config.model.vocab)
         if key not in self._tokenizers:
             checkpoint = self._checkpoint(config)
             self._tokenizers[key] = new_tokenizer(config, checkpoint, self.learned)
         return self._tokenizers[key]
 
-    def _splits(self, task: Task) -> dict[str, EncodedSplit]:
+    def _rows(self, task: Task) -> _Rows:
+        def encoded(split: Split) -> EncodedSplit:
+            rows = encode_split(split, task, cache_dir=self.config.data.cache_dir)
+            return _first_rows(rows) if self.config.smoke else rows
+
         key = json.dumps(task.encoding_key, sort_keys=True)
         if key not in self._encoded:
-            splits = {
-                name: encode_split(split, task, cache_dir=self.config.data.cache_dir)
-                for name, split in self.dataset.splits.items()
-            }
-            if self.config.smoke:
-                splits = {name: _first_rows(split) for name, split in splits.items()}
-            self._encoded[key] = splits
+            splits = {name: encoded(split) for name, split in self.dataset.splits.items()}
+            self._encoded[key] = splits, tuple(map(encoded, self.unlabelled))
         return self._encoded[key]
 
 

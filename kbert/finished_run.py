@@ -104,7 +104,9 @@ class FinishedRun:
         Raises:
             InputError: there is no such split, or a file is gone or is not what it was.
         """
-        materials = Materials(self.options)
+        # what measures needs no unlabelled texts, which may be gone
+        distill = dataclasses.replace(self.options.distill, unlabelled=None)
+        materials = Materials(dataclasses.replace(self.options, distill=distill))
         before = self.metrics["train"].get("files", materials.digests)
         if changed := [name for name, digest in materials.digests.items()
                        if before.get(name) != digest]:  # fmt: skip
@@ -156,12 +158,24 @@ class FinishedRun:
 
     def _without_data(self, config: Config) -> Experiment:
         checkpoint = None
-        if config.model.checkpoint:
-            checkpoint = resolve(config.model.checkpoint, revision=config.model.revision)
+        if config.checkpoint:
+            checkpoint = resolve(config.checkpoint, revision=config.model.revision)
         learned = self.learned
         tokenizer = new_tokenizer(config, checkpoint, learned)
         task: Task = task_class(config.task.name)(config, tokenizer, learned)
         return Experiment(config, task, {}, checkpoint)
+
+    @property
+    def weights(self) -> Path:
+        """The file of the model that the run kept.
+
+        Raises:
+            InputError: it is gone.
+        """
+        path = self.folder / "checkpoints" / "model.safetensors"
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file; the run's weights are gone.")
+        return path
 
     def model(self, experiment: Experiment) -> keras.Model:
         """The model that the run kept, in float32; the task answers with what was fitted.
@@ -172,9 +186,7 @@ class FinishedRun:
         Raises:
             InputError: the weights are gone.
         """
-        path = self.folder / "checkpoints" / "model.safetensors"
-        if not path.exists():
-            raise InputError(f"{path}: there is no such file; the run's weights are gone.")
+        path = self.weights
         if self.fitted:
             experiment.task.use_fitted(self.fitted)
         with _without_load_report():
@@ -196,8 +208,9 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> FinishedRun:
     path = folder / "config.yaml"
     if not path.exists():
         raise InputError(f"{folder}: no run is there (no config.yaml); name a run's folder.")
-    options = parse(["--config", str(path), *overrides])
-    trained = len(parse(["--config", str(path)]).data.text_columns)
+    words = ["--config", str(path), "--output", str(folder)]  # it may have been moved since
+    options = parse([*words, *overrides])
+    trained = len(parse(words).data.text_columns)
     if len(options.data.text_columns) != trained:
         raise InputError(
             f"--data.text_column: the run was trained on {trained} text column"

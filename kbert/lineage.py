@@ -6,6 +6,7 @@ Knows neither Keras nor TensorFlow, and names no folder of the machine.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -20,7 +21,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from kbert.checkpoint_files import INDEX_ENDING, find_weights, read_index
-from kbert.config import Config, DataOptions, as_dict
+from kbert.config import Config, DataOptions, DistillOptions, as_dict
 from kbert.errors import InputError
 from kbert.whole_files import written_whole
 
@@ -123,7 +124,23 @@ def data_digests(options: DataOptions) -> dict[str, str]:
         InputError: a file cannot be read.
     """
     files = {role: getattr(options, role) for role in ROLES}
-    return {role: _sha256_of_file(Path(file)) for role, file in files.items() if file is not None}
+    return {role: file_digest(Path(file)) for role, file in files.items() if file is not None}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as sha256sum prints it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    return digest.hexdigest()
 
 
 def source_code(package: Path) -> dict[str, Any]:
@@ -133,7 +150,7 @@ def source_code(package: Path) -> dict[str, Any]:
         package: Folder of kbert, or of a copy of it.
     """
     files = {
-        path.relative_to(package).as_posix(): _sha256_of_file(path)
+        path.relative_to(package).as_posix(): file_digest(path)
         for path in package.rglob("*")
         if path.is_file() and not _is_byproduct(path.relative_to(package))
     }
@@ -189,7 +206,24 @@ def _options(
     for source in ("checkpoint", "vocab"):
         if values["model"][source]:
             values["model"][source] = {"sha256": checkpoint["sha256"]}
+    values["distill"] = _distillation(config.distill)
     return {name: value for name, value in values.items() if value != {}}
+
+
+def _distillation(options: DistillOptions) -> dict[str, Any]:
+    """Its options, files replaced by what they hold; none without a teacher."""
+    if options.teacher is None:
+        return {}
+    weights = Path(options.teacher) / "checkpoints" / "model.safetensors"
+    files = [
+        {"format": Path(file).suffix.lower(), "sha256": file_digest(Path(file))}
+        for file in options.unlabelled_files
+    ]
+    return {
+        **_plain(dataclasses.asdict(options)),
+        "teacher": {"sha256": file_digest(weights)},
+        "unlabelled": files,
+    }
 
 
 def _plain(value: Any, *, is_checkpoint: bool = False) -> Any:
@@ -228,10 +262,10 @@ def _checkpoint(config: Config, folder: Path | None) -> dict[str, Any]:
     if folder is None and config.model.vocab is None:  # learnt from the data, which is told
         files = {}
     elif folder is None:
-        files = {"vocab.txt": _sha256_of_file(Path(str(config.model.vocab)))}
+        files = {"vocab.txt": file_digest(Path(str(config.model.vocab)))}
     else:
         name, revision = _name_and_revision(folder)
-        files = {path.name: _sha256_of_file(path) for path in _checkpoint_files(folder)}
+        files = {path.name: file_digest(path) for path in _checkpoint_files(folder)}
     return {
         "name": name,
         "revision": revision,
@@ -307,18 +341,6 @@ def _installed_version(package: str) -> str | None:
 
 
 # Digests
-
-
-def _sha256_of_file(path: Path) -> str:
-    """As sha256sum prints it."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    return digest.hexdigest()
 
 
 def _sha256_of_digests(files: Mapping[str, str]) -> str:

@@ -58,6 +58,95 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         return tf.nn.softmax_cross_entropy_with_logits(labels, y_pred)
 
 
+class SoftenedCrossEntropy(keras.losses.Loss):
+    """Kullback-Leibler divergence of a student's classes from a teacher's: a mean over rows.
+
+    Both are logits (batch, classes). They are divided by the temperature, and the divergence is
+    multiplied by its square, so that its gradients keep their size (Hinton et al. 2015).
+
+    Args:
+        temperature: Over 1 it tells more of the classes that the teacher finds unlikely.
+    """
+
+    def __init__(self, temperature: float, name: str = "softened_cross_entropy") -> None:
+        super().__init__(name=name, reduction="mean_with_sample_weight")
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        """Divergence of each row, (batch,)."""
+        theirs = ops.log_softmax(y_true / self.temperature)
+        ours = ops.log_softmax(y_pred / self.temperature)
+        return self.temperature**2 * ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)
+
+
+class SoftenedBinaryCrossEntropy(keras.losses.Loss):
+    """Binary cross-entropy to a teacher's probabilities of any number of classes a row.
+
+    Both are logits (batch, classes), divided by the temperature; the mean over both axes is
+    multiplied by its square.
+
+    Args:
+        temperature: As of `SoftenedCrossEntropy`.
+    """
+
+    def __init__(self, temperature: float, name: str = "softened_binary_cross_entropy") -> None:
+        super().__init__(name=name, reduction="mean_with_sample_weight")
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        """Loss of each row, (batch,)."""
+        theirs = ops.sigmoid(y_true / self.temperature)
+        losses = ops.binary_crossentropy(theirs, y_pred / self.temperature, from_logits=True)
+        return self.temperature**2 * ops.mean(losses, axis=-1)
+
+
+class DistillationLoss(keras.losses.Loss):
+    """From labels and from a teacher: (1 - alpha) of the one, alpha of the other.
+
+    A row's labels are (batch, 2 * outputs + 1): what the task's own loss learns, the teacher's
+    outputs, and 1, or 0 for a row without labels, which has the teacher's loss alone. It is a mean
+    over rows by their weights.
+
+    Args:
+        labels_loss: Of one row's labels and outputs (outputs,).
+        teacher_loss: Of one row's outputs of teacher and student.
+        alpha: Weight of the teacher's.
+    """
+
+    def __init__(
+        self,
+        labels_loss: keras.losses.Loss,
+        teacher_loss: keras.losses.Loss,
+        *,
+        alpha: float,
+        name: str = "distillation_loss",
+    ) -> None:
+        super().__init__(name=name, reduction="mean_with_sample_weight")
+        self.labels_loss = labels_loss
+        self.teacher_loss = teacher_loss
+        self.alpha = alpha
+
+    def call(self, y_true, y_pred):
+        """Loss of each row, (batch,)."""
+        labels, theirs, labelled = split_distilled(y_true)
+        of_labels = self.labels_loss.call(labels, y_pred) * labelled
+        of_teacher = self.teacher_loss.call(theirs, y_pred)
+        return (1 - self.alpha) * of_labels + self.alpha * of_teacher
+
+
+def join_distilled(labels, theirs, labelled):
+    """What `DistillationLoss` takes: labels and a teacher's outputs (batch, outputs), labelled
+    (batch,) 0 or 1."""
+    flags = ops.cast(labelled, labels.dtype)[:, None]
+    return ops.concatenate([labels, theirs, flags], axis=-1)
+
+
+def split_distilled(y_true):
+    """The three parts of what `join_distilled` gave."""
+    outputs = (y_true.shape[-1] - 1) // 2
+    return y_true[:, :outputs], y_true[:, outputs:-1], y_true[:, -1]
+
+
 class SpanLoss(keras.losses.Loss):
     """Of the first and the last position of an answer: the mean of two cross-entropies.
 

@@ -130,11 +130,13 @@ class Pearson(keras.metrics.Metric):
         self.sums = self.add_variable((6,), "zeros", dtype=self.dtype, name="sums")
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Add a batch: labels and predictions of the same shape; weights do not count."""
-        del sample_weight
+        """Add a batch: labels and predictions of the same shape, a weight for each."""
         ours = ops.reshape(ops.cast(y_pred, self.dtype), (-1,))
         theirs = ops.reshape(ops.cast(y_true, self.dtype), (-1,))
         parts = (ops.ones_like(ours), ours, theirs, ours * ours, theirs * theirs, ours * theirs)
+        if sample_weight is not None:
+            weight = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
+            parts = tuple(part * weight for part in parts)
         self.sums.assign_add(ops.stack([ops.sum(part) for part in parts]))
 
     def result(self):

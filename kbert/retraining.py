@@ -14,9 +14,9 @@ import keras
 from kbert.config import Config
 from kbert.evaluation import measure
 from kbert.experiment import Experiment, Materials
-from kbert.features import trained_part
 from kbert.memory import released
 from kbert.terminal import ProgressReport
+from kbert.trained_part import trained_part
 from kbert.training import Diverged, Progress, save_weights
 from kbert.training_view import TrainingView
 from kbert.trials import Objective

@@ -26,7 +26,8 @@ from kbert.attribution import METHOD, OF_WINDOWS, explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.certificate import FLOAT32, PLACE, read_certificate
 from kbert.certify import Reduced
-from kbert.config import Config, as_dict, as_yaml, differences, with_defaults
+from kbert.config import STUDENT, Config, as_dict, as_yaml, differences, with_defaults
+from kbert.distillation import Teacher, begin_student, beside_teacher
 from kbert.errors import NO_ROOM, InputError
 from kbert.evaluation import appraise, collect, collect_outside, write_predictions
 from kbert.evaluation_tables import verdict_line
@@ -106,14 +107,33 @@ def run(config: Config) -> int:
         print(f"{folder} is finished: see {folder / 'metrics.json'}.")
         return 0
     space = () if config.search.tuner == "none" else read_space(config)
-    materials = Materials(config)
-    _check_experiments(materials, config, space)
-    config = with_fastest_step(config, materials.experiment(config))
+    with _dropped_if_refused(folder):
+        begin_student(config)
+        materials = Materials(config)
+        _check_experiments(materials, config, space)
+        config = with_fastest_step(config, materials.experiment(config))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {folder}: cannot be made ({error.strerror}).") from None
+        return _run(materials, config, space, folder)
+
+
+@contextlib.contextmanager
+def _dropped_if_refused(folder: Path) -> Iterator[None]:
+    """A folder that bad input leaves new, and without anything worth keeping, is not left."""
     is_new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {folder}: cannot be made ({error.strerror}).") from None
+        yield
+    except InputError:
+        kept = ("checkpoints", "search", "retrained")
+        if is_new and not is_worker() and not any((folder / name).exists() for name in kept):
+            shutil.rmtree(folder, ignore_errors=True)  # it may not be there yet
+        raise
+
+
+def _run(materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path) -> int:
+    """What `run` does once all that it is given is checked."""
     try:
         with _saying_once("kbert.loading"):
             if is_worker():
@@ -134,11 +154,6 @@ def run(config: Config) -> int:
         raise InputError(
             f"{error.filename or folder}: {error.strerror}; the same command goes on."
         ) from None
-    except InputError:
-        kept = ("checkpoints", "search", "retrained")
-        if is_new and not is_worker() and not any((folder / name).exists() for name in kept):
-            shutil.rmtree(folder)  # nothing worth keeping
-        raise
     return 0
 
 
@@ -191,8 +206,8 @@ def _as_begun(folder: Path, config: Config) -> Config:
 
 def with_fastest_step(config: Config, experiment: Experiment) -> Config:
     """The options with precision and compile as they are to be."""
-    split, task = experiment.splits["train"], experiment.task
-    lengths = np.minimum(split.lengths, task.max_length)
+    task, rows = experiment.task, (experiment.splits["train"], *experiment.unlabelled)
+    lengths = np.minimum(np.concatenate([split.lengths for split in rows]), task.max_length)
     train = fastest_step(
         config.train,
         model_config(task, experiment.checkpoint, config.model, config.train),
@@ -206,8 +221,10 @@ def _is_finished(folder: Path, config: Config) -> bool:
     """Whether there is nothing left to do in the folder; InputError if it is another run's."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: this is a file.")
-    # a hidden file is what a process left that was killed while it wrote
-    if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
+    # a hidden file, or a student's beginning, is what a process left that was killed early
+    if not folder.exists() or all(
+        path.name.startswith(".") or path.name == STUDENT for path in folder.iterdir()
+    ):
         return False
     if config.resume == "never" and not is_worker():  # the chief has made the folder
         raise InputError(f"--output {folder} is not empty: --resume never needs a new folder.")
@@ -247,6 +264,8 @@ def _check_experiments(materials: Materials, config: Config, space: tuple[Dimens
         experiments.append(materials.experiment(with_values(config, {**chosen, **largest})))
     for experiment in experiments:
         experiment.check()
+    if config.distill.teacher is not None:
+        Teacher(config).check_labels(experiments[0].task)
     vocabularies = {experiment.task.tokenizer.vocabulary for experiment in experiments}
     if len(vocabularies) > 1 and experiments[0].task.default_metric.endswith("loss"):
         raise InputError(
@@ -257,7 +276,10 @@ def _check_experiments(materials: Materials, config: Config, space: tuple[Dimens
 
 def _describe(materials: Materials, experiment: Experiment) -> None:
     splits, task = experiment.splits, experiment.task
-    rows = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
+    counts = {name: len(split) for name, split in splits.items()}
+    if experiment.unlabelled:
+        counts["unlabelled"] = sum(map(len, experiment.unlabelled))
+    rows = ", ".join(f"{name} {count}" for name, count in counts.items())
     lengths = splits["train"].lengths
     classes = f"{len(task.labels)} classes; " if task.labels else ""
     print(
@@ -296,6 +318,8 @@ def _train_and_export(
     metrics: dict[str, Any] = {} if trained.search is None else {"search": trained.search}
     measured, fitted = _measure(experiment, exact, linear)
     metrics |= {name: of.metrics for name, of in measured.items()}
+    if config.distill.teacher is not None:
+        _compare_with_teacher(experiment, measured)
     metrics["headline"] = list(experiment.task.headline)
     metrics["fitted"] = fitted
     metrics["train"] = _training_figures(materials, trained)
@@ -586,6 +610,16 @@ def _analyse(
         explain=functools.partial(explain, trained.model, task),
         attribution=METHOD if experiment.config.data.stride is None else METHOD + OF_WINDOWS,
     )
+
+
+def _compare_with_teacher(experiment: Experiment, measured: Mapping[str, Measured]) -> None:
+    """Put the teacher's figures beside the student's, and say those of the last split."""
+    found = beside_teacher(experiment, {name: of.outputs for name, of in measured.items()})
+    for name, figures in found.items():
+        measured[name].metrics["teacher"] = figures
+        if name == list(found)[-1]:
+            listed = ", ".join(f"{figure} {value:.4f}" for figure, value in figures.items())
+            print(f"the teacher on the same {name} rows: {listed}")
 
 
 def _training_figures(materials: Materials, trained: Trained) -> dict[str, Any]:

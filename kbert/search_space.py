@@ -27,6 +27,8 @@ OPTIONS: dict[str, tuple[str, type]] = {
     "frozen_layers": ("train.frozen_layers", int),
     "layer_decay": ("train.layer_decay", float),
     "checkpoint": ("model.checkpoint", str),
+    "alpha": ("distill.alpha", float),
+    "temperature": ("distill.temperature", float),
     "hidden_dim": ("model.hidden_dim", int),
     "num_layers": ("model.num_layers", int),
     "num_heads": ("model.num_heads", int),
@@ -164,7 +166,7 @@ def values_of(config: Config, space: tuple[Dimension, ...]) -> dict[str, Value]:
 def hyperparameters(config: Config) -> dict[str, Value]:
     """All hyper-parameters that the options set, whether or not a search tries them."""
     names = [name for name in OPTIONS if _has_option(config, name)]
-    if config.model.checkpoint:
+    if config.checkpoint:
         names = [name for name in names if name not in FROM_SCRATCH]
     return values_of(config, tuple(Dimension(name) for name in names))
 
@@ -248,7 +250,7 @@ def _check_name(name: str, config: Config) -> None:
             f"task {config.task.name} has no such hyper-parameter{hint}; there are "
             f"{', '.join(known)}",
         )
-    if name in FROM_SCRATCH and config.model.checkpoint:
+    if name in FROM_SCRATCH and config.checkpoint:
         _refuse(name, "only a model from scratch (model.vocab) has it to choose")
     if name == "checkpoint" and not config.model.checkpoint:
         _refuse(name, "a model from scratch has none; give model.checkpoint")
@@ -256,6 +258,8 @@ def _check_name(name: str, config: Config) -> None:
 
 def _has_option(config: Config, name: str) -> bool:
     group, _, option = OPTIONS[name][0].partition(".")
+    if group == "distill" and config.distill.teacher is None:
+        return False
     return hasattr(getattr(config, group), option)
 
 

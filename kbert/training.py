@@ -239,7 +239,7 @@ def fit(
         _build_state(model, train, task, options)
     evaluator = None
     if validation is not None:
-        evaluator = Evaluator(model, task, validation, batch_size=EVALUATION_BATCH_SIZE)
+        evaluator = Evaluator(model, task.measured, validation, batch_size=EVALUATION_BATCH_SIZE)
     last = options.epochs if until_epoch is None else min(until_epoch, options.epochs)
     with _stop_on_signals() as asked:
         keeper = _Keeper(
@@ -522,8 +522,8 @@ def rows_that_occur(
     occurs = np.zeros(embeddings.shape[0], bool)
     occurs[list(task.tokenizer.special_token_ids)] = True
     for segment in train.segments:
-        for start in range(0, len(segment.values), MANY_IDS):
-            occurs[segment.values[start : start + MANY_IDS]] = True
+        for ids in segment.chunks(MANY_IDS):
+            occurs[ids] = True
     if occurs.mean() > MOST_ROWS:
         return {}
     return {embeddings.path: np.flatnonzero(occurs)}

@@ -537,7 +537,8 @@ class TrainingView:
         self.projection: Projection | None = None
         self.profile: Profile | None = None
         if experiment.task.classifies and validation is not None and self.sample is not None:
-            self.projection = Projection(experiment.task, self.sample, forward, folder)
+            task = experiment.task.measured
+            self.projection = Projection(task, self.sample, forward, folder)
             read = Sample(validation, rows=READ_ROWS)
             pictures = ClassPictures(experiment, read, self.files.validation)
             watchers += [pictures, self.projection]

@@ -22,12 +22,12 @@ import tensorflow as tf
 from kbert.config import Config
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials
-from kbert.features import trained_part
 from kbert.memory import released
 from kbert.monitor import end_trial, start_trial
 from kbert.oracles import BEAT_SECONDS, DEFAULT, KeptOracle
 from kbert.search_space import Dimension, shown_values, values_of, with_values
 from kbert.terminal import TrialsReport
+from kbert.trained_part import trained_part
 from kbert.training import Interrupted, latest_checkpoint, read_progress, save_weights
 from kbert.training_view import Curves, Guarded, RunFiles
 from kbert.trial_folder import TrialFolder, trial_folder
@@ -78,10 +78,6 @@ class TaskHyperModel(keras_tuner.HyperModel):
         self.folder = folder
         self.tensorboard = tensorboard
         self.report = report
-        count = len(materials.experiment(config).splits["train"])
-        rows = np.random.default_rng(config.train.seed).permutation(count)
-        rows = rows[: max(1, round(count * config.search.fraction))]
-        self.rows = np.sort(rows) if len(rows) < count else None
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """A new model with the checkpoint's weights."""
@@ -131,7 +127,10 @@ class TaskHyperModel(keras_tuner.HyperModel):
         """What a trial with these hyper-parameters trains."""
         config = self.config if DEFAULT in values else with_values(self.config, values)
         experiment = trained_part(self.materials.experiment(config))
-        return experiment if self.rows is None else experiment.take(self.rows)
+        count = len(experiment.splits["train"])
+        rows = np.random.default_rng(self.config.train.seed).permutation(count)
+        rows = rows[: max(1, round(count * self.config.search.fraction))]
+        return experiment if len(rows) == count else experiment.take(np.sort(rows))
 
     def shown_values(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """The hyper-parameters of a trial as tables show them."""

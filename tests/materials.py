@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -43,6 +44,26 @@ def export_untrained(
         search=None,
     )
     return model, task, export(model, task, base, version=3, lineage=made)
+
+
+def finish_untrained(words: list[str], folder: Path) -> Path:
+    """The folder of a run that is finished, but for its model, which is new."""
+    from kbert.config import as_yaml, parse
+    from kbert.evaluation import measure
+    from kbert.experiment import Materials
+    from kbert.learned import write_learned
+    from kbert.training import save_weights
+
+    config = parse([*words, "--output", str(folder)])
+    materials = Materials(config)
+    experiment = materials.experiment(config)
+    model = experiment.new_model()
+    save_weights(model, folder / "checkpoints" / "model.safetensors")
+    (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+    write_learned(folder, materials.learned)
+    metrics = {name: measure(model, experiment.task, of) for name, of in experiment.splits.items()}
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    return folder
 
 
 def installed_folder(package: str, ending: str) -> Path:

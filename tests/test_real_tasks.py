@@ -41,17 +41,20 @@ def test_words_are_options(modules) -> None:
     for job in jobs.jobs():
         words = ["--config", str(ROOT / "recipes" / job.recipe), "--output", "none", *job.words]
         words += [f"--data.{name}={path}" for name, path in job.files.items()]
-        if job.start != "scratch":
+        if job.start not in ("scratch", "teacher"):
             words.append("--model.checkpoint=none")
+        words += [] if job.teacher is None else [f"--distill.teacher={job.teacher}"]
         config = parse(words)
         assert config.task.name and config.data.train
 
 
 def test_what_others_start_from_is_run_first(modules) -> None:
     jobs, _ = modules
-    done = {"minilm", "small", "scratch", "chinese"}
+    done = {"minilm", "small", "scratch", "chinese", "teacher"}
     for job in jobs.jobs():
         assert job.start in done, job.name
+        assert job.teacher is None or job.teacher in done, job.name
+        assert (job.start == "teacher") <= (job.teacher is not None), job.name
         done.add(job.name)
 
 

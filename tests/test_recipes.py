@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from materials import finish_untrained
 
 import kbert
 import train
@@ -32,6 +33,8 @@ COLD = "email.yaml"
 """Exported without texts to warm a server up."""
 LEARNS = {"pretraining.yaml"}
 """They learn a vocabulary."""
+TAUGHT = {"distillation.yaml": "news.yaml"}
+"""They want a finished run of the recipe."""
 MODELS = {
     "classification": "BertForSequenceClassification",
     "multi_label": "BertForSequenceClassification",
@@ -77,8 +80,12 @@ def test_recipe(name: str, more: list[str], tiny_checkpoint: Path, tmp_path: Pat
     words += ["--data.train", str(tmp_path / "train.jsonl")]
     words += ["--export.warmup", "false"] if name == COLD else []
     words += more
+    if name in TAUGHT:
+        words += ["--distill.teacher", str(tmp_path / "teacher")]
     config = parse(words)
     write_rows(tmp_path / "train.jsonl", config)
+    if name in TAUGHT:
+        begin_teacher(tmp_path, RECIPES / TAUGHT[name], tiny_checkpoint)
     assert train.main(words) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     figures = [metrics["test"][name] for name in metrics["headline"] if name in metrics["test"]]
@@ -93,6 +100,13 @@ def test_recipe(name: str, more: list[str], tiny_checkpoint: Path, tmp_path: Pat
     predictor = kbert.load(tmp_path / "run")
     compare_with_predictions(tmp_path, predictor, config)
     compare_with_server(tmp_path / "run", predictor, requests_of(config))
+
+
+def begin_teacher(folder: Path, recipe: Path, checkpoint: Path) -> None:
+    """A finished run on the same rows."""
+    words = ["--config", recipe, "--data.train", folder / "train.jsonl", "--data.max_length", 16]
+    words += ["--data.cache_dir", folder / "cache", "--model.checkpoint", checkpoint]
+    finish_untrained([str(word) for word in words], folder / "teacher")
 
 
 def compare_with_predictions(folder: Path, predictor: Predictor, config: Config) -> None:

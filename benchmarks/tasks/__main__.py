@@ -130,8 +130,10 @@ def words_of(job: Job, seed: int, folder: Path) -> list[str]:
         words.append(f"--model.checkpoint={checkpoint()}")
     elif job.start == "small":
         words.append(f"--model.checkpoint={installed_folder(*SMALL)}")
-    elif job.start != "scratch":
+    elif job.start not in ("scratch", "teacher"):
         words.append(f"--model.checkpoint={OUT / job.start / 'huggingface'}")
+    if job.teacher is not None:
+        words.append(f"--distill.teacher={OUT / job.teacher}")
     return [*words, *job.words]
 
 

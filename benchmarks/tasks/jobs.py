@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,10 @@ class Job:
     """Options beside the recipe's."""
     start: str = "minilm"
     """minilm, small (a masked-LM checkpoint of 2 layers), scratch (the recipe learns a
-    vocabulary), chinese (from scratch with a vocabulary), or the name of an earlier job whose
-    weights it starts from."""
+    vocabulary), chinese (from scratch with a vocabulary), teacher (its options begin with layers
+    of its teacher), or the name of an earlier job whose weights it starts from."""
+    teacher: str | None = None
+    """The name of an earlier job whose run is learnt from."""
     seeds: int = 1
     """How often it is run, each time from another seed."""
     peer: str | None = None
@@ -61,6 +64,8 @@ QUESTIONS = {
     split: PREPARED / "questions" / f"{split}.jsonl" for split in ("train", "validation", "test")
 }
 ATIS_INTENTS = split_files(PREPARED / "atis_intents", "jsonl")
+UNLABELLED = [str(ATIS_INTENTS["train"]), str(DATA / "clinc150" / "oos_train.jsonl")]
+"""Requests of other kinds than clinc150's intents: it has no more of its own."""
 SICK = of_shared("sick", "tsv")
 CLASSES = ("accuracy", "f1_macro")
 IN_SCOPE = ("--task.out_of_scope=null",)
@@ -75,7 +80,7 @@ STARTS = {"fine_tuned": "pretrained", "frozen": "pretrained, frozen", "random": 
 
 def jobs() -> list[Job]:
     """All of them, in the order in which they are run: what others start from is first."""
-    return [*CLASSIFICATION, *FEATURES, *TOKENS, *VECTORS, *translations(), *LONG]
+    return [*CLASSIFICATION, *FEATURES, *TOKENS, *STUDENTS, *VECTORS, *translations(), *LONG]
 
 
 CLASSIFICATION = (
@@ -137,6 +142,26 @@ TOKENS = (
         start="scratch"),
     Job("question_answering", "answers in a text", "generated from BBC articles",
         "question_answering.yaml", QUESTIONS, ("exact_match", "f1")),
+)  # fmt: skip
+INTENT_COLUMN = "--data.label_column=intent"
+DISTILLED = ("accuracy", "teacher.agreement")
+STUDENTS = (
+    Job("intent_small_longer", "intent, the 2-layer checkpoint, as long as a student",
+        "clinc150, in scope", "intent.yaml", CLINC, ("accuracy",),
+        (*IN_SCOPE, "--train.epochs=10", "--train.learning_rate=1e-3"), start="small"),
+    Job("intent_distilled", "intent, the 2-layer checkpoint as a student", "clinc150, in scope",
+        "distillation.yaml", CLINC, DISTILLED,
+        (INTENT_COLUMN, "--train.learning_rate=1e-3"), start="small", teacher="intent",
+        beside=("intent_small_longer", "without a teacher")),
+    Job("intent_distilled_unlabelled", "the same, and unlabelled texts",
+        "clinc150, in scope; atis without labels", "distillation.yaml", CLINC, DISTILLED,
+        (INTENT_COLUMN, "--train.learning_rate=1e-3",
+         f"--distill.unlabelled={json.dumps(UNLABELLED)}"),
+        start="small", teacher="intent", beside=("intent_small_longer", "without a teacher")),
+    Job("intent_distilled_layers", "intent, 3 of the teacher's 6 layers as a student",
+        "clinc150, in scope", "distillation.yaml", CLINC, DISTILLED,
+        (INTENT_COLUMN, "--distill.layers=3", "--train.epochs=4"), start="teacher",
+        teacher="intent", beside=("intent", "its teacher")),
 )  # fmt: skip
 VECTORS = (
     Job("embedding", "sentence vectors", "sick", "embedding.yaml", SICK, ("pearson", "spearman"),

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kbert import losses
 from kbert.calibration import fit_temperature, softmax
 from kbert.config import ClassificationOptions, Config, EncoderConfig
 from kbert.data import Columns
@@ -95,6 +96,10 @@ class Classification(Task):
             label_smoothing=self.options.label_smoothing,
             reduction="mean_with_sample_weight",
         )
+
+    def teacher_loss(self, temperature: float) -> keras.losses.Loss:
+        """Kullback-Leibler divergence of the softened classes."""
+        return losses.SoftenedCrossEntropy(temperature)
 
     def metrics(self) -> dict[str, list[keras.metrics.Metric]]:
         """Accuracy and macro-F1, each row counted once."""

@@ -125,6 +125,10 @@ class MultiLabel(Task):
         """Binary cross-entropy, a mean over rows and classes."""
         return losses.multi_label()
 
+    def teacher_loss(self, temperature: float) -> keras.losses.Loss:
+        """Binary cross-entropy to the teacher's softened probabilities."""
+        return losses.SoftenedBinaryCrossEntropy(temperature)
+
     def metrics(self) -> dict[str, list[keras.metrics.Metric]]:
         """Micro and macro F1 at a threshold of 0.5."""
         classes = len(self.labels)

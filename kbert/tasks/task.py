@@ -165,6 +165,13 @@ class Task(Protocol):
     threshold: float = 0.0
     """Of a task with `Columns.outside`: what is served is that label where no probability is as
     large; 0 until it is fitted."""
+
+    @property
+    def measured(self) -> Task:
+        """What measures a model of the task: its own loss and metrics, or those of the task that
+        it is a way to learn (`kbert.tasks.distilled`)."""
+        return self
+
     default_metric: ClassVar[str]
     """Validation metric that a search looks at, such as val_accuracy."""
     headline: ClassVar[tuple[str, ...]]
@@ -255,6 +262,16 @@ class Task(Protocol):
     def loss(self) -> keras.losses.Loss | dict[str, keras.losses.Loss]:
         """A new loss between targets and what the model gives; one for each output with a name."""
         ...
+
+    def teacher_loss(self, temperature: float) -> keras.losses.Loss:
+        """A new loss between what a teacher's model gives for a row, as it is, and the student's.
+
+        Only asked for of tasks of `kbert.config.DISTILLABLE`.
+
+        Args:
+            temperature: What logits are divided by.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is learnt from no teacher")
 
     def metrics(self) -> dict[str, Any]:
         """New metrics as compile's arguments `metrics` (of all rows alike) or `weighted_metrics`.

@@ -16,8 +16,8 @@ from kbert.config import parse
 from kbert.errors import InputError
 from kbert.evaluation import collect
 from kbert.experiment import Experiment, Materials
-from kbert.features import trained_part
 from kbert.logistic import fit_logistic
+from kbert.trained_part import trained_part
 from kbert.training import Progress
 
 
