@@ -98,5 +98,10 @@ class Dense(keras.layers.Dense):
         bias = tf.convert_to_tensor(self.bias)
         outputs = tf.nn.bias_add(product(flat, kernel, self.dtype_policy), bias)
         if self.activation is not None:
-            outputs = self.activation(outputs)
+            outputs = self.activate(outputs, bool(training))
         return tf.reshape(outputs, tf.concat([shape[:-1], [self.units]], 0))
+
+    def activate(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        """The activation of what the product gave, (rows, units)."""
+        del training
+        return self.activation(inputs)
