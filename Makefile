@@ -1,6 +1,6 @@
 # make demo | test | lint | look | tasks | fidelity | serve-check | serve-fuzz | bench |
-# bench-quality | bench-search | bench-tokenizer | bench-memory | bench-monitoring | bench-serving |
-# bench-batching | clean
+# bench-quality | bench-scale | bench-search | bench-tokenizer | bench-memory | bench-monitoring |
+# bench-serving | bench-batching | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,7 +13,8 @@ TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 .PHONY: demo test environments lint look tasks fidelity serve-check serve-fuzz clean
-.PHONY: bench bench-quality bench-search bench-tokenizer bench-memory bench-monitoring bench-serving bench-batching
+.PHONY: bench bench-quality bench-scale bench-search bench-tokenizer bench-memory
+.PHONY: bench-monitoring bench-serving bench-batching
 
 demo: .venv/demo.done
 	$(VENV)/python recipes/demo.py
@@ -58,6 +59,10 @@ bench: .venv/test.done .venv/demo.done
 bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/quality.py
+
+# start, memory and steps as data and model grow: about 40 minutes on 2 quiet cores
+bench-scale: .venv/demo.done
+	$(VENV)/python benchmarks/scale
 
 # about 22 minutes on 2 quiet cores
 bench-search: .venv/demo.done

@@ -36,6 +36,7 @@ SEGMENT, TARGET = "segment", "target"  # beginnings of the names of cached files
 GROUPS = (4, 8, 16, 32, 64)  # batches among which rows are sorted by length
 LEAST_GROUPS = 2  # in an epoch, so that who comes together with whom changes
 PADDING = 0.03  # of all positions: the fewest batches are taken that have no more
+SAMPLE = 1 << 20  # rows, at most, by which padding is judged
 
 
 @dataclass(frozen=True)
@@ -238,10 +239,11 @@ def epoch_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) 
 def group_batches(lengths: np.ndarray, *, batch_size: int) -> int:
     """Among how many batches rows are sorted, so that there is little padding: of `GROUPS`.
 
-    As few as have at most `PADDING`, in rows drawn once and for all; the more they are, the fewer
-    rows come together in a batch.
+    As few as have at most `PADDING`, in rows drawn once and for all (of very many a sample); the
+    more they are, the fewer rows come together in a batch.
     """
-    order = np.random.default_rng(0).permutation(len(lengths))
+    order = np.random.default_rng(0).permutation(len(lengths))[:SAMPLE]
+    tokens = lengths[order].sum()
     most = max(1, len(lengths) // (batch_size * LEAST_GROUPS))
     sizes = [*(size for size in GROUPS if size < most), min(most, GROUPS[-1])]
     for batches in sizes:
@@ -250,7 +252,7 @@ def group_batches(lengths: np.ndarray, *, batch_size: int) -> int:
             group = -np.sort(-lengths[order[start : start + batch_size * batches]])
             rows = np.diff([*range(0, len(group), batch_size), len(group)])
             positions += int((group[::batch_size] * rows).sum())
-        if lengths.sum() >= (1 - PADDING) * positions:
+        if tokens >= (1 - PADDING) * positions:
             break
     return batches
 
@@ -309,15 +311,12 @@ def epoch_sizes(
         np.minimum(split.longest, task.max_length), batch_size=batch_size, seed=seed, epoch=epoch
     )
     packed = packed_sizes(split, task)
-    sizes = [
-        (
-            len(rows),
-            packed.tokens[rows].sum(),
-            packed.rows[rows].sum() * packed.longest[rows].max(),
-        )
-        for rows in order
-    ]
-    return np.array(sizes, np.int64)
+    rows = np.array([len(positions) for positions in order], np.int64)
+    starts, places = np.cumsum(rows) - rows, np.concatenate(order)
+    tokens = np.add.reduceat(packed.tokens[places], starts)
+    rows_of_model = np.add.reduceat(packed.rows[places], starts)
+    longest = np.maximum.reduceat(packed.longest[places], starts)
+    return np.stack([rows, tokens, rows_of_model * longest], axis=1)
 
 
 def packed_sizes(split: EncodedSplit, task: Task) -> PackedSizes:

@@ -479,11 +479,19 @@ def _shares(
 
 def _count_duplicates(hashes: dict[str, np.ndarray]) -> dict[str, int]:
     """Duplicates within train, and of each later split in each earlier one."""
-    train = hashes["train"]
-    counts = {"train": len(train) - len(np.unique(train))}
-    for first, second in itertools.combinations(hashes, 2):
-        counts[f"{first}/{second}"] = int(np.isin(hashes[second], hashes[first]).sum())
+    # np.unique and np.isin take half a minute of millions of rows, sorting them takes a second
+    ascending = {name: np.sort(found) for name, found in hashes.items()}
+    train = ascending["train"]
+    counts = {"train": int((train[1:] == train[:-1]).sum())}
+    for first, second in itertools.combinations(ascending, 2):
+        counts[f"{first}/{second}"] = _count_found(ascending[second], ascending[first])
     return counts
+
+
+def _count_found(wanted: np.ndarray, ascending: np.ndarray) -> int:
+    """How many of some numbers are among others, which are sorted and at least one."""
+    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return int((ascending[places] == wanted).sum())
 
 
 def _quote_columns(columns: Sequence[str]) -> str:

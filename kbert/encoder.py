@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -235,6 +236,18 @@ def gelu(inputs):
     return inputs * (0.5 * (1 + tf.math.erf(inputs * 2**-0.5)))
 
 
+@tf.custom_gradient
+def _gelu_in_training(inputs):
+    """`gelu`, whose gradient keeps two intermediate results where TensorFlow's own makes ten."""
+    area = 0.5 * (1 + tf.math.erf(inputs * 2**-0.5))  # of the normal distribution, up to the input
+
+    def gradient(upstream):
+        density = (2 * math.pi) ** -0.5 * tf.exp(-0.5 * tf.square(inputs))
+        return upstream * (area + inputs * density)
+
+    return inputs * area, gradient
+
+
 @keras.saving.register_keras_serializable("kbert")
 def gelu_new(inputs):
     """GELU in its tanh form; Keras' own "gelu" is the exact one."""
@@ -423,6 +436,19 @@ class SelfAttention(Attention):
         return (output, scores) if return_attention_scores else output
 
 
+@keras.saving.register_keras_serializable("kbert")
+class FeedForward(Dense):
+    """The first layer of a feed-forward part, the largest results of a block.
+
+    A custom gradient only in training: what is exported has plain operations.
+    """
+
+    def activate(self, inputs, training):
+        if training and self.activation is gelu:
+            return _gelu_in_training(inputs)
+        return super().activate(inputs, training)
+
+
 class BlockParts:
     """Of a Transformer block of keras_nlp: its layers, by what the block was made with.
 
@@ -462,11 +488,20 @@ class BlockParts:
 
     def _build_feedforward(self, shape) -> None:
         """The two dense layers, with their normalisation and their dropout."""
-        self._feedforward_intermediate_dense = self._new_dense(
-            self.intermediate_dim, "feedforward_intermediate_dense", self.activation
+        self._feedforward_intermediate_dense = FeedForward(
+            self.intermediate_dim,
+            activation=self.activation,
+            kernel_initializer=self._new_initializer(),
+            dtype=self.dtype_policy,
+            name="feedforward_intermediate_dense",
         )
         self._feedforward_intermediate_dense.build(shape)
-        self._feedforward_output_dense = self._new_dense(shape[-1], "feedforward_output_dense")
+        self._feedforward_output_dense = Dense(
+            shape[-1],
+            kernel_initializer=self._new_initializer(),
+            dtype=self.dtype_policy,
+            name="feedforward_output_dense",
+        )
         self._feedforward_output_dense.build((*shape[:-1], self.intermediate_dim))
         self._build_norm_and_dropout("feedforward", shape)
 
@@ -478,15 +513,6 @@ class BlockParts:
         dropout = Dropout(self.dropout, dtype=self.dtype_policy, name=f"{part}_dropout")
         setattr(self, f"_{part}_layer_norm", norm)
         setattr(self, f"_{part}_dropout", dropout)
-
-    def _new_dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
-        return Dense(
-            units,
-            activation=activation,
-            kernel_initializer=self._new_initializer(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
 
     def _new_initializer(self) -> keras.initializers.Initializer:
         """A new one a layer: an initialiser gives equal numbers each time it is called."""

@@ -189,5 +189,10 @@ class Dense(keras.layers.Dense):
         if added is not None:
             outputs = outputs + added
         if self.activation is not None:
-            outputs = self.activation(outputs)
+            outputs = self.activate(outputs, bool(training))
         return tf.reshape(outputs, tf.concat([shape[:-1], [self.units]], 0))
+
+    def activate(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        """The activation of what the product gave, (rows, units)."""
+        del training
+        return self.activation(inputs)

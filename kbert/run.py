@@ -308,12 +308,13 @@ def _work(materials: Materials, config: Config, space: tuple[Dimension, ...], fo
 def _train_and_export(
     materials: Materials, config: Config, space: tuple[Dimension, ...], folder: Path
 ) -> None:
-    linear = _linear_model(materials.experiment(config), folder / "baseline.safetensors")
     trained = (
         _search(materials, config, space, folder)
         if space
         else _train(materials.experiment(config), folder)
     )
+    # of millions of rows it takes a minute, which the first step need not wait for
+    linear = _linear_model(materials.experiment(config), folder / "baseline.safetensors")
     experiment, exact = trained.experiment, trained.model
     metrics: dict[str, Any] = {} if trained.search is None else {"search": trained.search}
     measured, fitted = _measure(experiment, exact, linear)

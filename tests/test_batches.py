@@ -17,6 +17,7 @@ from kbert.batches import (
     epoch_order,
     epoch_sizes,
     evaluation_batches,
+    group_batches,
     length_order,
     training_batches,
 )
@@ -147,3 +148,13 @@ def test_a_row_is_as_long_as_its_longest_part() -> None:
     targets = RaggedColumn(np.zeros(8, np.int32), np.array([0, 1, 8, 8]))
     split = EncodedSplit((texts, texts), np.array([0, 1, 2]), None, targets=(targets,))
     assert split.longest.tolist() == [8, 7, 8]
+
+
+def test_padding_of_many_rows_is_judged_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.random.default_rng(0).integers(5, 100, 20_000)
+    whole = group_batches(lengths, batch_size=32)
+    monkeypatch.setattr("kbert.batches.SAMPLE", 4_000)
+    assert 1 < whole == group_batches(lengths, batch_size=32)
+    order = np.random.default_rng(0).permutation(len(lengths))
+    lengths[order[4_000:]] = 50  # what is not in the sample is not looked at
+    assert group_batches(lengths, batch_size=32) == whole

@@ -17,6 +17,7 @@ from parity import assert_same_outputs, random_inputs
 from kbert.config import EncoderConfig
 from kbert.encoder import (
     Dropout,
+    FeedForward,
     TransformerBlock,
     activation_function,
     attention_encoder,
@@ -397,6 +398,34 @@ def test_gelu_is_torchs():
     numbers = np.linspace(-9, 9, 1001, dtype="float32")
     theirs = torch.nn.functional.gelu(torch.tensor(numbers)).numpy()
     np.testing.assert_allclose(activation_function("gelu")(numbers), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gelu_in_training_is_the_same(training):
+    layer = FeedForward(3, activation=activation_function("gelu"))
+    layer.build((None, 2))
+    layer.kernel.assign([[1, -1, 0.5], [2, 0.1, -3]])
+    inputs = tf.constant(np.random.default_rng(0).normal(0, 2, (500, 2)), tf.float32)
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            outputs = layer(inputs, training=training)
+            loss = tf.reduce_sum(tf.square(outputs))
+        return outputs, tape.gradient(loss, [layer.kernel.value, layer.bias.value])
+
+    torch = pytest.importorskip("torch")
+    states = torch.tensor(inputs.numpy())
+    weights = [torch.tensor(weight.numpy(), requires_grad=True) for weight in layer.weights]
+    theirs = torch.nn.functional.gelu(states @ weights[0] + weights[1])
+    theirs.square().sum().backward()
+    outputs, ours = gradients()
+    np.testing.assert_allclose(outputs, theirs.detach().numpy(), atol=2e-6)
+    for gradient, weight in zip(ours, weights, strict=True):
+        np.testing.assert_allclose(gradient, weight.grad.numpy(), rtol=1e-5)
+    graph = tf.function(layer).get_concrete_function(inputs, training=training).graph
+    attributes = {name for operation in graph.get_operations() for name in operation.node_def.attr}
+    assert ("_gradient_op_type" in attributes) == training  # what is exported has none
 
 
 def test_compiles_in_xla(encoder):

@@ -100,7 +100,7 @@ def test_servers_of_serve_readme_start() -> None:
 def test_make_targets() -> None:
     benchmarks = [
         f"bench-{name}"
-        for name in ("quality", "search", "tokenizer", "monitoring", "serving", "batching")
+        for name in ("quality", "scale", "search", "tokenizer", "monitoring", "serving", "batching")
     ]
     checks = ("fidelity", "serve-check", "serve-fuzz")
     for target in ("demo", "test", "lint", "look", "tasks", *checks, *benchmarks):
