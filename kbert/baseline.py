@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from kbert.whole_files import written_whole
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from kbert.batches import Column, EncodedSplit
+    from kbert.batches import EncodedSplit, RaggedColumn
 
 MAX_ROWS = 100_000
 """Training rows at most; a sample of more is drawn."""
@@ -201,23 +201,27 @@ class _Counts:
 
 def _counted(split: EncodedSplit) -> Iterator[_Counts]:
     """The counts of all rows, chunk by chunk."""
+    segments = cast("tuple[RaggedColumn, ...]", split.segments)  # labelled rows are of one file
     chunk = np.cumsum(split.lengths + 1) // CHUNK_PIECES
     for positions in np.split(np.arange(len(split)), np.flatnonzero(np.diff(chunk)) + 1):
         if len(positions):
-            yield _count(split.segments, split.rows[positions])
+            yield _count(segments, split.rows[positions])
 
 
-def _count(segments: tuple[Column, ...], rows: np.ndarray) -> _Counts:
+def _count(segments: tuple[RaggedColumn, ...], rows: np.ndarray) -> _Counts:
     found = np.sort(np.concatenate([_occurrences(segment, rows) for segment in segments]))
     distinct, count = _distinct(found)
     feature = distinct & ((1 << 2 * ID_BITS) - 1)
     return _Counts(len(rows), distinct >> 2 * ID_BITS, feature, count.astype(np.float32))
 
 
-def _occurrences(segment: Column, rows: np.ndarray) -> np.ndarray:
+def _occurrences(segment: RaggedColumn, rows: np.ndarray) -> np.ndarray:
     """Each word piece and each pair of neighbours, as the position of its row and the feature."""
-    ids, lengths = segment.gather(rows)
-    ids, row = ids.astype(np.int64), np.repeat(np.arange(len(rows)), lengths)
+    lengths = segment.lengths(rows)
+    row = np.repeat(np.arange(len(rows)), lengths)
+    # where each id stands: the start of its row, and how many of the row are before it
+    before = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ids = segment.values[np.repeat(segment.offsets[rows], lengths) + before].astype(np.int64)
     if len(ids) and ids.max() >= (1 << ID_BITS) - 1:
         raise ValueError(f"the id of a word piece must be under {(1 << ID_BITS) - 1}: {ids.max()}")
     places = row << 2 * ID_BITS
