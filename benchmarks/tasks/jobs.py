@@ -107,7 +107,7 @@ CLASSIFICATION = (
     Job("pairs_sick_relatedness", "relatedness (regression)", "sick",
         "pairs_sick_relatedness.yaml", SICK, ("pearson", "spearman"), peer="regression", seeds=3),
     Job("multi_label", "several intents a text", "atis", "multi_label.yaml", ATIS_INTENTS,
-        ("f1_micro", "subset_accuracy"), peer="multi_label"),
+        ("f1_micro", "f1_macro", "subset_accuracy"), peer="multi_label"),
 )  # fmt: skip
 FEATURES = (
     Job("features", "sentiment, frozen encoder, Keras", "sst2", "features.yaml",

@@ -39,7 +39,7 @@ def peer_settings(job: Job, folder: Path) -> dict[str, Any]:
         **{
             name: getattr(train, name)
             for name in ("epochs", "learning_rate", "batch_size", "warmup", "weight_decay",
-                         "clip_norm", "seed")
+                         "clip_norm", "layer_decay", "seed")
         },
         **PEER,
     }  # fmt: skip
