@@ -115,30 +115,47 @@ def test_parts_are_the_whole(
 IN_PARTS = ["--train.accumulate", "3", "--train.checkpoint_steps", "2", "--train.batch_size", "16"]
 
 
-def test_a_run_in_parts_is_the_run(tiny_options: list[str], tiny_checkpoint: Path) -> None:
-    """In the graph, to the last batch of an epoch, with clipping; and by cores side by side."""
+def test_a_run_in_parts_is_the_run(
+    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """In the graph, to the last batch of an epoch, with clipping, each part by cores side by side;
+    stopped and resumed to the bit."""
     words = [*tiny_options, *IN_PARTS, "--model.dropout", "0", "--train.clip_norm", "0.5"]
     words += ["--train.compile", "parallel", "--train.epochs", "1"]
     whole, expected = Setting([*words, "--train.accumulate", "1"], tiny_checkpoint).train(None)
-    parts, progress = Setting(words, tiny_checkpoint).train(None)
+    setting = Setting(words, tiny_checkpoint)
+    parts, progress = setting.train(tmp_path / "whole")
     assert isinstance(parts, AccumulatingModel)
     assert int(parts.optimizer.iterations) == int(whole.optimizer.iterations) == 6
     assert progress.history[0] == pytest.approx(expected.history[0], rel=1e-4)
     for ours, theirs in zip(parts.weights, whole.weights, strict=True):
         if not ours.path.endswith("key/bias"):  # its gradient is rounding alone
             np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5, err_msg=ours.path)
-
-
-def test_a_run_in_parts_resumes_to_the_bit(
-    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    setting = Setting([*tiny_options, *IN_PARTS, "--train.epochs", "1"], tiny_checkpoint)
-    whole, _ = setting.train(tmp_path / "whole")
-    keras.utils.set_random_seed(7)  # another process starts from another state
     with pytest.raises(Interrupted):
-        setting.train(tmp_path / "parts", Stop(3))
-    resumed, _ = setting.train(tmp_path / "parts")
-    assert_same_weights(whole, resumed)
+        setting.train(tmp_path / "stopped", Stop(3))
+    resumed, _ = setting.train(tmp_path / "stopped")
+    assert_same_weights(parts, resumed)
+
+
+def test_each_part_drops_others(tiny_options: list[str], tiny_checkpoint: Path) -> None:
+    """Four equal rows in two parts: one part's dropout is not the other's."""
+    experiment = Setting([*tiny_options, "--model.dropout", "0.5"], tiny_checkpoint)
+    model = accumulating(experiment.new_model(), experiment.task, 2)
+    seen = []
+    call = model.call
+
+    def kept(inputs, training=None, mask=None):
+        seen.append(call(inputs, training=training, mask=mask))
+        return seen[-1]
+
+    model.call = kept
+    task = experiment.task
+    model.compile(Recorder({}), loss=task.loss(), run_eagerly=True, **task.metrics())
+    ids = tf.constant([[2, 7, 3]] * 4)
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": tf.ones_like(ids)}
+    model.train_step((inputs, tf.one_hot([0] * 4, 2), tf.ones(4)))
+    assert [of.shape[0] for of in seen] == [2, 2]
+    assert not np.allclose(seen[0], seen[1])
 
 
 def test_what_cannot_be(tiny_options: list[str]) -> None:

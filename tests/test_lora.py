@@ -12,7 +12,10 @@ import safetensors.numpy
 import tensorflow as tf
 from test_training import Setting, Stop, assert_same_weights
 
+import kbert
+import train
 from kbert.batches import training_batches
+from kbert.certificate import PLACE, read_certificate
 from kbert.config import parse
 from kbert.errors import InputError
 from kbert.lora import add_low_rank, merge_low_rank
@@ -107,18 +110,12 @@ def test_what_was_traced_stays_right(tiny_options: list[str], tiny_checkpoint: P
     np.testing.assert_allclose(traced(inputs), before, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["--train.compile", "parallel", "--train.batch_size", "16"],
-        ["--train.rematerialize", "true", "--train.accumulate", "2"],
-    ],
-)
 def test_only_additions_and_head_are_trained(
-    tiny_options: list[str], tiny_checkpoint: Path, words: list[str]
+    tiny_options: list[str], tiny_checkpoint: Path
 ) -> None:
-    words = [*tiny_options, *LORA, "--train.frozen_layers", "1", *words]
+    """In the graph of parts side by side, which share what they make of weights."""
+    words = [*tiny_options, *LORA, "--train.frozen_layers", "1", "--train.epochs", "1"]
+    words += ["--train.compile", "parallel", "--train.batch_size", "16"]
     setting = Setting(words, tiny_checkpoint)
     before = values(setting.new_model())
     after = values(setting.train(None)[0])
@@ -133,20 +130,19 @@ def test_only_additions_and_head_are_trained(
 def test_masked_words_and_their_tied_decoder(
     tiny_options: list[str], tiny_checkpoint: Path
 ) -> None:
-    setting = Setting([*tiny_options, *LORA, "--task", "masked_lm"], tiny_checkpoint)
-    before = values(setting.new_model())
-    after = values(setting.train(None)[0])
-    changed = {path for path in before if not np.array_equal(before[path], after[path])}
-    still = ("token_embedding", "position_embedding", "pooler")
-    assert changed and not any(path.startswith(still) for path in changed)
-    assert "masked_lm_head/intermediate_dense/kernel" in changed
+    """The decoder is the token embedding, which stays; the pooler has nothing to learn."""
+    model = Setting([*tiny_options, "--task", "masked_lm"], tiny_checkpoint).new_model()
+    add_low_rank(model, rank=3, alpha=6.0, seed=0)
+    trained = {variable.path.partition("/")[0] for variable in model.trainable_weights}
+    assert trained == {"masked_lm_head", "transformer_layer_0", "transformer_layer_1"}
 
 
 def test_stopped_and_resumed_is_the_same_to_the_bit(
     tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     """And a checkpoint has what is trained, and nothing of what is not."""
-    setting = Setting([*tiny_options, *LORA, "--train.best_metric", "loss"], tiny_checkpoint)
+    words = [*LORA, "--train.accumulate", "2", "--train.best_metric", "loss"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
     whole, progress = setting.train(tmp_path / "whole")
     keras.utils.set_random_seed(7)  # another process starts from another state
     with pytest.raises(Interrupted):
@@ -187,21 +183,51 @@ def test_a_checkpoint_of_an_older_kbert(
     tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     """It holds frozen weights too, and no digest of them."""
-    setting = Setting([*tiny_options, "--train.frozen_layers", "1"], tiny_checkpoint)
-    whole, _ = setting.train(tmp_path / "whole")
+    words = ["--train.frozen_layers", "1", "--train.epochs", "1"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
     with pytest.raises(Interrupted):
-        setting.train(tmp_path / "parts", Stop(4))
-    path = latest_checkpoint(tmp_path / "parts")
+        setting.train(tmp_path / "checkpoints", Stop(4))
+    path = latest_checkpoint(tmp_path / "checkpoints")
     with safetensors.safe_open(path, "numpy") as file:
         progress = file.metadata()["progress"]
     tensors = safetensors.numpy.load_file(path)
-    for index, variable in enumerate(setting.new_model().weights):
+    before = setting.new_model()
+    for index, variable in enumerate(before.weights):
         name = f"model/{index}/{variable.path}"
-        assert name in tensors or not variable.trainable
+        assert (name in tensors) == variable.trainable
         tensors[name] = tensors.get(name, variable.numpy())
     safetensors.numpy.save_file(tensors, path, metadata={"progress": progress})
-    resumed, _ = setting.train(tmp_path / "parts")
-    assert_same_weights(whole, resumed)
+    resumed, progress = setting.train(tmp_path / "checkpoints")
+    assert progress.epoch == 1
+    for ours, theirs in zip(resumed.weights, before.weights, strict=True):
+        assert np.array_equal(ours.numpy(), theirs.numpy()) != ours.trainable, ours.path
+
+
+def test_the_whole_path_ends_with_a_plain_bert(
+    tiny_options: list[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By train.py, with all that saves memory: what is exported and certified, saved for
+    HuggingFace and loaded again is one model, of the checkpoint's own names."""
+    words = [*tiny_options, *LORA, "--train.epochs", "1", "--train.accumulate", "2"]
+    words += ["--train.rematerialize", "true", "--export.huggingface", "true"]
+    assert train.main([*words, "--monitor.tensorboard", "false"]) == 0
+    assert "weights that are trained: 1,154, 27.2% of all" in caplog.text
+    weights = safetensors.numpy.load_file(tmp_path / "run" / "checkpoints" / "model.safetensors")
+    assert list(weights) == sorted(values(Setting(tiny_options, tiny_checkpoint).new_model()))
+    before = kbert.load_model(tiny_checkpoint, head="encoder")
+    saved = values(kbert.load_model(tmp_path / "run" / "huggingface"))
+    assert set(saved) == set(weights)
+    for path, value in weights.items():
+        np.testing.assert_array_equal(saved[path], value, err_msg=path)
+    for path, value in values(before).items():
+        is_same = not path.endswith("kernel") and not path.startswith("pooler")
+        assert np.array_equal(value, weights[path]) == is_same, path
+    certificate = read_certificate(tmp_path / "run" / "export" / "run" / "1" / PLACE)
+    assert set(certificate.answers) == {"python", "saved_model", "huggingface"}
+    assert certificate.problem() == ""
 
 
 @pytest.mark.parametrize(
