@@ -165,7 +165,7 @@ def test_a_version_is_not_overwritten(exported_pairs) -> None:
 def test_a_failed_check_leaves_nothing(
     exported_pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ExportError("it differs")
 
     model, task, _ = exported_pairs
@@ -179,7 +179,7 @@ def test_a_failed_check_leaves_nothing(
 def test_what_killed_exports_left_is_removed(
     exported_pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ExportError("it differs")
 
     model, task, _ = exported_pairs

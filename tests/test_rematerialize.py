@@ -52,26 +52,33 @@ def gradients(precision: str, compile: str, *, again: bool) -> dict[str, np.ndar
     return found
 
 
-@pytest.mark.parametrize(
-    ("precision", "compile"),
-    [
-        ("float32", "graph"),
-        ("float32", "parallel"),
-        ("float32", "xla"),
-        ("bfloat16_products", "parallel"),
-        ("bfloat16", "graph"),
-    ],
-)
-def test_gradients_are_those_of_what_was_kept(precision: str, compile: str) -> None:
-    """With dropout; to rounding of sums, which parts side by side share in bfloat16 if kept."""
-    rounding = 1e-6 if precision == "float32" else 2**-8
-    kept = gradients(precision, compile, again=False)
-    again = gradients(precision, compile, again=True)
+@pytest.mark.parametrize("compile", ["graph", "parallel", "xla"])
+def test_gradients_are_those_of_what_was_kept(compile: str) -> None:
+    """With dropout; to rounding of sums."""
+    kept = gradients("float32", compile, again=False)
+    again = gradients("float32", compile, again=True)
     for path, gradient in kept.items():
         size = np.abs(gradient).max()
         assert size > 0, path
         if not path.endswith("key/bias"):  # its gradient is rounding alone
-            np.testing.assert_allclose(again[path], gradient, atol=rounding * size, err_msg=path)
+            np.testing.assert_allclose(again[path], gradient, atol=1e-6 * size, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("precision", "compile"), [("bfloat16_products", "parallel"), ("bfloat16", "graph")]
+)
+def test_gradients_in_bfloat16_are_as_near_to_float32(precision: str, compile: str) -> None:
+    exact = gradients("float32", compile, again=False)
+    kept = gradients(precision, compile, again=False)
+    again = gradients(precision, compile, again=True)
+
+    def distance(found: dict[str, np.ndarray]) -> float:
+        """Of all gradients as one vector, as a share of its length."""
+        off = sum(np.sum((found[path] - gradient) ** 2) for path, gradient in exact.items())
+        return float(np.sqrt(off / sum(np.sum(gradient**2) for gradient in exact.values())))
+
+    assert 0 < distance(kept) < 0.02
+    assert distance(again) < 1.2 * distance(kept)
 
 
 def test_a_block_keeps_its_input_alone() -> None:
