@@ -53,13 +53,15 @@ def test_a_threshold_is_a_half_where_none_is_better() -> None:
     # nothing is of the second class, nothing is to be found
     labels = np.array([[1, 0], [0, 0]])
     assert fit_thresholds(labels, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5, 0.5]
-    assert fit_thresholds(labels * 0, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
+    assert (
+        fit_thresholds(labels * 0, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
+    )
 
 
 def test_another_threshold_is_half_way() -> None:
-    labels = np.array([[1], [0], [0], [1]])
+    labels = np.array([[1], [1], [0], [0]])
     found = fit_thresholds(labels, np.array([[4], [3], [2], [1]], np.float32))
-    assert found[0] == pytest.approx(expit(1.0) / 2)
+    assert found[0] == pytest.approx((expit(3.0) + expit(2.0)) / 2)
     # wrong choices alone: above them all
     found = fit_thresholds(np.array([[1, 0], [1, 0]]), np.array([[1, 1], [1, 3]], np.float32))
     assert found.tolist() == pytest.approx([0.5, (expit(3.0) + 1) / 2])
