@@ -52,7 +52,7 @@ def test_a_threshold_is_a_half_where_none_is_better() -> None:
     assert fit_thresholds(labels, np.array([[1], [-1], [-2], [-3]], np.float32)) == [0.5]
     # nothing is of the second class, nothing is to be found
     labels = np.array([[1, 0], [0, 0]])
-    assert fit_thresholds(labels, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5, 0.5]
+    assert fit_thresholds(labels, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
     assert (
         fit_thresholds(labels * 0, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
     )
