@@ -107,8 +107,7 @@ def cluster_of(environment: Mapping[str, str]) -> Cluster:
         raise InputError(
             f"{VARIABLE}: task.type must be one of {', '.join(counts)}, received {job!r}."
         )
-    is_number = isinstance(number, int) and not isinstance(number, bool)
-    if not is_number or not 0 <= number < counts[job]:
+    if type(number) is not int or not 0 <= number < counts[job]:
         raise InputError(
             f"{VARIABLE}: task.index must be in [0, {counts[job] - 1}], as there are "
             f"{counts[job]} of cluster.{job}, received {number!r}."
@@ -142,9 +141,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def meet(
-    cluster: Cluster, options: Mapping[str, Any], *, seconds: float = APPEAR_SECONDS
-) -> None:
+def meet(cluster: Cluster, options: Mapping[str, Any], *, seconds: float = APPEAR_SECONDS) -> None:
     """Wait until all processes of the cluster are there, and hold what each was told to the others.
 
     Each one tells the chief, at its address, who it is and what it was told; the chief answers
@@ -206,9 +203,7 @@ def _listening(cluster: Cluster) -> Iterator[socket.socket]:
         ) from None
 
 
-def _introduce(
-    cluster: Cluster, options: Mapping[str, Any], until: float, seconds: float
-) -> None:
+def _introduce(cluster: Cluster, options: Mapping[str, Any], until: float, seconds: float) -> None:
     """Tell the chief of this process, and wait for its answer."""
     reason = "no answer"
     while time.monotonic() < until:

@@ -28,6 +28,7 @@ from kbert.certificate import FLOAT32, PLACE, read_certificate
 from kbert.certify import Reduced
 from kbert.config import STUDENT, Config, as_dict, as_yaml, differences, with_defaults
 from kbert.distillation import Teacher, begin_student, beside_teacher
+from kbert.distribution import from_chief
 from kbert.errors import NO_ROOM, InputError
 from kbert.evaluation import appraise, collect, collect_outside, write_predictions
 from kbert.evaluation_tables import verdict_line
@@ -57,6 +58,8 @@ from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
 
 logger = logging.getLogger(__name__)
 
+STOPPED = 130
+"""Exit status after Ctrl-C."""
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 EXPORTED_IN = {"bfloat16": "bfloat16_products"}
 """export.precision -> train.precision of what is exported."""
@@ -96,7 +99,7 @@ def run(config: Config) -> int:
     Raises:
         InputError: a file, an option, a checkpoint or the output folder cannot be used.
     """
-    _set_up_logging(debug=config.debug)
+    set_up_logging(debug=config.debug)
     tf.config.experimental.enable_op_determinism()
     folder = Path(config.output)
     check_environment(config.search.workers)
@@ -112,6 +115,8 @@ def run(config: Config) -> int:
         materials = Materials(config)
         _check_experiments(materials, config, space)
         config = with_fastest_step(config, materials.experiment(config))
+        measured = {name: getattr(config.train, name) for name in ("precision", "compile")}
+        from_chief(config.train, {"train": measured, "digests": materials.digests})
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -147,7 +152,7 @@ def _run(materials: Materials, config: Config, space: tuple[Dimension, ...], fol
                 _train_and_export(materials, config, space, folder)
     except (Interrupted, KeyboardInterrupt):
         print(f"stopped; the same command goes on from {folder}.")
-        return 130
+        return STOPPED
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -157,7 +162,8 @@ def _run(materials: Materials, config: Config, space: tuple[Dimension, ...], fol
     return 0
 
 
-def _set_up_logging(*, debug: bool) -> None:
+def set_up_logging(*, debug: bool) -> None:
+    """Say on standard error what kbert logs, and nothing of what others do."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("kbert").setLevel(logging.DEBUG if debug else logging.INFO)
     for noisy in NOISY_LOGS:

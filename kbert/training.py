@@ -20,7 +20,6 @@ import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
-import tensorflow as tf
 
 from kbert.accumulation import accumulating
 from kbert.batches import EncodedSplit, training_batches

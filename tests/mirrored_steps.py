@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 FOLDER, CHECKPOINT = Path(sys.argv[1]), sys.argv[2]
-EPOCH = {"--data.max_length": 12, "--train.epochs": 1, "--train.batch_size": 5, "--train.learning_rate": 1e-3,
-         "--model.dropout": 0, "--train.seed": 3}  # fmt: skip
+EPOCH = {"--data.max_length": 12, "--train.epochs": 1, "--train.batch_size": 5,
+         "--train.learning_rate": 1e-3, "--model.dropout": 0, "--train.seed": 3}  # fmt: skip
 
 
 def write(name: str, lines: list[str]) -> str:
