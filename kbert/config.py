@@ -68,11 +68,13 @@ class DataOptions:
     """Which files, which columns, how they are split."""
 
     train: str | None = None
-    """Training file: .csv, .tsv, .jsonl or .parquet (raw text, one text a line, as .txt)."""
+    """Training file: .csv, .tsv, .jsonl or .parquet (raw text, one text a line, as .txt); or
+    several of one kind, read as one in the order of their names: a folder, or a pattern such as
+    'data/part-*.parquet'; also as a URI (gs://, s3://, abfs://, hf://, file://)."""
     validation: str | None = None
-    """Validation file; without it a stratified fraction of the training file."""
+    """Validation file, or files; without it a stratified fraction of the training file."""
     test: str | None = None
-    """Test file; without it a stratified fraction of the training file."""
+    """Test file, or files; without it a stratified fraction of the training file."""
     validation_fraction: float = 0.1
     """Share of the training rows held out for validation when no file is given; 0 for none."""
     test_fraction: float = 0.1
