@@ -16,7 +16,9 @@ import contextlib
 import functools
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -32,6 +34,7 @@ from kbert.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
 SEED_STRIDE = 1_000_003  # between the seeds of two replicas
 GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
         tf.errors.DeadlineExceededError, tf.errors.InternalError)  # fmt: skip
@@ -191,21 +194,6 @@ def telling_of_the_gone() -> Iterator[None]:
         raise LeftAlone("another process of the training is gone") from error
 
 
-class Agreement:
-    """Whether any process was asked to stop, as all of them know after the same step.
-
-    Args:
-        asked: What signals fill in this process.
-    """
-
-    def __init__(self, asked: list[int]) -> None:
-        self.asked = asked
-        self.is_agreed = False
-
-    def __bool__(self) -> bool:
-        return self.is_agreed
-
-
 class DistributedModel(AccumulatingModel):
     """A functional model whose step is computed by several devices, see the module.
 
@@ -217,8 +205,8 @@ class DistributedModel(AccumulatingModel):
     """
 
     replicas: Replicas
-    agreement: Agreement | None = None
-    """What is agreed upon with each step."""
+    stops: _Stops
+    """Whether to stop, which is agreed upon with each step."""
 
     def compile(self, *args, metrics=None, weighted_metrics=None, **kwargs) -> None:
         """As Keras' own; the optimizer is made in the strategy's scope."""
@@ -228,6 +216,18 @@ class DistributedModel(AccumulatingModel):
         with self.replicas.strategy.scope():
             counting = TaskMetrics(self.task.metrics())
         self.both_metrics = _Both(counted, counting)
+
+    def agree_on(self, asked: list[int]) -> list[int]:
+        """What `asked`, which signals fill in each process, is in all of them after the same step.
+
+        Args:
+            asked: Numbers of the signals that have asked this process to stop.
+
+        Returns:
+            A list that is filled at the end of a step, in all processes alike, once any was asked.
+        """
+        self.stops = _Stops(asked, [])
+        return self.stops.agreed
 
     def make_train_function(self, force: bool = False):
         """The step of all replicas, of an iterator over `slices_of` batches."""
@@ -243,14 +243,14 @@ class DistributedModel(AccumulatingModel):
             )
             found = self.replicas.strategy.run(self.train_step, args=(data, asked))
             sums = self.replicas._any(found)
-            return self._record_sums(sums, slices[0]), sums[0]
+            return self._record_sums(sums[len(STOPS) :], slices[0]), sums[: len(STOPS)]
 
         def train(iterator: Any) -> dict[str, tf.Tensor]:
-            agreement = self.agreement
-            asked = agreement is not None and bool(agreement.asked)
-            figures, asked_in_all = step(iterator, tf.constant(float(asked)))
-            if agreement is not None:
-                agreement.is_agreed |= float(asked_in_all) > 0
+            asked = [float(number in self.stops.asked) for number in STOPS]
+            figures, asked_in_all = step(iterator, tf.constant(asked))
+            if not self.stops.agreed:
+                found = zip(STOPS, asked_in_all.numpy(), strict=True)
+                self.stops.agreed += [number for number, count in found if count > 0]
             return figures
 
         self.train_function = train
@@ -261,11 +261,11 @@ class DistributedModel(AccumulatingModel):
 
         Args:
             data: Its `slices_of` a batch.
-            asked: 1 if this process was asked to stop, else 0.
+            asked: Of each of `STOPS` 1 if this process got it, else 0.
 
         Returns:
-            Sums over all replicas: of asked, of the parts of the losses, and of what the replica
-            has counted.
+            Sums over all replicas: of asked (a process counts once), of the parts of the losses,
+            and of what the replica has counted.
         """
         batch, totals, _, is_there = data
         self.both_metrics.counting.reset()
@@ -276,7 +276,7 @@ class DistributedModel(AccumulatingModel):
             for variable in self.both_metrics.counting.variables
         ]
         is_first = tf.cast(_replica_number() == self.replicas.local[0], tf.float32)
-        parts = tf.concat([[asked * is_first], tf.stack(losses), *counted], 0)
+        parts = tf.concat([asked * is_first, tf.stack(losses), *counted], 0)
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
 
@@ -285,17 +285,27 @@ class DistributedModel(AccumulatingModel):
         self.both_metrics.counting.update(targets, predicted, weights)
 
     def _record_sums(self, sums: tf.Tensor, data: Any) -> dict[str, tf.Tensor]:
-        """Add what `train_step` gave to the metrics; these, as they are then."""
+        """Add losses and counts of `train_step` to the metrics; these, as they are then."""
         (_, targets, _), totals, rows, _ = data
-        losses = tf.unstack(sums[1 : 1 + len(totals)], num=len(totals))
+        start = len(totals)
+        losses = tf.unstack(sums[:start], num=start)
         self.record(losses, list(by_output(targets)), rows)
-        start = 1 + len(totals)
         for variable in self.both_metrics.counted.variables:
             end = start + int(np.prod(variable.shape))
             added = tf.reshape(sums[start:end], variable.shape)
             variable.assign_add(tf.cast(added, variable.dtype))
             start = end
         return self.get_metrics_result()
+
+
+@dataclass
+class _Stops:
+    """Signals that ask to stop."""
+
+    asked: list[int]
+    """This process, so far."""
+    agreed: list[int]
+    """All of them."""
 
 
 class _Both:
@@ -320,6 +330,7 @@ def distributed(model: keras.Model, task: Task, options: TrainOptions) -> Distri
     made.task = task
     made.parts = options.accumulate
     made.replicas = replicas_of(options)
+    made.agree_on([])
     return made
 
 

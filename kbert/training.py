@@ -24,7 +24,7 @@ import safetensors.numpy
 from kbert.accumulation import accumulating
 from kbert.batches import EncodedSplit, training_batches
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
-from kbert.distribution import Agreement, distributed, is_chief, replicas_of, scope_of, slices_of
+from kbert.distribution import distributed, is_chief, replicas_of, scope_of, slices_of
 from kbert.encoder import build_encoder, compute_in_parts, rematerialize
 from kbert.errors import InputError
 from kbert.evaluation import Evaluator, epoch_names
@@ -262,7 +262,7 @@ def fit(
     last = options.epochs if until_epoch is None else min(until_epoch, options.epochs)
     with _stop_on_signals() as asked:
         if replicas is not None and replicas.cluster is not None:
-            asked = model.agreement = Agreement(asked)
+            asked = model.agree_on(asked)
         keeper = _Keeper(
             progress,
             options,
@@ -390,9 +390,12 @@ class _Keeper(keras.callbacks.Callback):
         if self.is_shared:
             return pending is not None
         self.is_shared = True
-        self.replicas.share([*self.model.weights, *_variables(self.model).values()])
+        is_restored = self.replicas.from_chief(pending is not None)
+        self.replicas.share(self.model.weights)
+        if is_restored:
+            self.replicas.share(_variables(self.model).values())
         self.replicas.spread_seeds(self.model)
-        return self.replicas.from_chief(pending is not None)
+        return is_restored
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         now = time.perf_counter()

@@ -62,18 +62,13 @@ def cases() -> dict[str, list[str]]:
              "--data.max_length", "10"],
         ),
         "translation": ("translations", ["--task", "translation", "--task.decoder_layers", "1"]),
+        "as a graph": ("tags", ["--task", "tagging", "--task.intent_column", "intent",
+                                "--train.accumulate", "2"]),
     }  # fmt: skip
     return {name: ["--data.train", files[file], *words] for name, (file, words) in kinds.items()}
 
 
-def trained(experiment: Any) -> tuple[keras.Model, dict[str, float]]:
-    model = experiment.new_model()
-    progress = experiment.train(model, folder=None, callbacks=[])
-    return model, progress.history[0]
-
-
-def compare(words: list[str]) -> dict[str, Any]:
-    """How far an epoch by two replicas is from that by one device."""
+def experiment_of(words: list[str]) -> Any:
     from kbert.config import parse
     from kbert.experiment import Materials
     from kbert.trained_part import trained_part
@@ -84,23 +79,60 @@ def compare(words: list[str]) -> dict[str, Any]:
         "--data.cache_dir", str(FOLDER / "cache"),
         "--data.validation_fraction", "0", "--data.test_fraction", "0",
     ])  # fmt: skip
-    experiment = trained_part(Materials(config).experiment(config))
-    train = dataclasses.replace(config.train, strategy="mirrored")
-    mirrored = dataclasses.replace(experiment, config=dataclasses.replace(config, train=train))
-    (one, figures), (two, theirs) = trained(experiment), trained(mirrored)
-    weights = {
-        ours.path: float(np.abs(ours.numpy() - other.numpy()).max())
-        for ours, other in zip(one.weights, two.weights, strict=True)
-        if not ours.path.endswith("key/bias")  # its gradient is rounding alone
-    }
+    return trained_part(Materials(config).experiment(config))
+
+
+def mirrored(experiment: Any) -> Any:
+    train = dataclasses.replace(experiment.config.train, strategy="mirrored")
+    config = dataclasses.replace(experiment.config, train=train)
+    return dataclasses.replace(experiment, config=config)
+
+
+def trained(
+    experiment: Any, folder: Path | None = None, until_epoch: int | None = None
+) -> tuple[keras.Model, dict[str, float]]:
+    model = experiment.new_model()
+    progress = experiment.train(model, folder=folder, callbacks=[], until_epoch=until_epoch)
+    return model, progress.history[0]
+
+
+def compare(words: list[str]) -> dict[str, Any]:
+    """How far an epoch by two replicas is from that by one device."""
+    experiment = experiment_of(words)
+    before = {of.path: of.numpy() for of in experiment.new_model().weights}
+    (one, figures), (two, theirs) = trained(experiment), trained(mirrored(experiment))
+    weights, moved = {}, {}
+    for ours, other in zip(one.weights, two.weights, strict=True):
+        if not ours.path.endswith(("key/bias", "qa_outputs/bias")):  # gradients of rounding alone
+            weights[ours.path] = float(np.abs(ours.numpy() - other.numpy()).max())
+            moved[ours.path] = float(np.abs(ours.numpy() - before[ours.path]).max())
     return {
         "figures": figures,
         "of two": theirs,
         "worst": max(weights, key=lambda path: weights[path]),
         "apart": max(weights.values()),
+        "moved": max(moved.values()),
         "replicas": two.replicas.count,
         "rows": len(experiment.splits["train"]),
     }
+
+
+def dropout(words: list[str]) -> dict[str, bool]:
+    """Whether both replicas drop the same of equal rows; whether a resumed run is the whole one."""
+    words = [*words, "--model.dropout", "0.5", "--train.epochs", "2"]
+    experiment = mirrored(experiment_of(words))
+    whole, _ = trained(experiment, FOLDER / "whole")
+    trained(experiment, FOLDER / "parts", until_epoch=1)
+    keras.utils.set_random_seed(7)  # another process starts from another state
+    parts, _ = trained(experiment, FOLDER / "parts")
+    pairs = zip(whole.weights, parts.weights, strict=True)
+    same = all((ours.numpy() == theirs.numpy()).all() for ours, theirs in pairs)
+    strategy = whole.replicas.strategy
+    ids = tf.constant([[2, 7, 3]])
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": tf.ones_like(ids)}
+    outputs = strategy.run(lambda: whole(inputs, training=True))
+    left, right = (of.numpy() for of in strategy.experimental_local_results(outputs))
+    return {"alike": bool(np.allclose(left, right)), "resumed": same}
 
 
 def main() -> None:
@@ -108,8 +140,13 @@ def main() -> None:
     device = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [device, device])
     tf.config.experimental.enable_op_determinism()
-    chosen = {name: of for name, of in cases().items() if name in sys.argv[3:] or not sys.argv[3:]}
-    print(json.dumps({name: compare(words) for name, words in chosen.items()}, indent=1))
+    found = {}
+    for name, words in cases().items():
+        # a graph takes ten times as long to trace as an epoch of such rows takes to compute
+        tf.config.run_functions_eagerly(name != "as a graph")
+        found[name] = compare(words)
+    found["dropout"] = dropout(cases()["classification"])
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
