@@ -22,12 +22,12 @@ from kbert.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 MIRRORED = ROOT / "tests" / "mirrored_steps.py"
 CASES = (
-    "classification", "windows", "in parts", "low rank", "features", "regression", "embedding",
-    "multi_label", "masked_lm", "next_sentence", "tagging", "question_answering", "translation",
-    "as a graph",
+    "classification", "windows", "low rank", "features", "regression", "embedding", "multi_label",
+    "masked_lm", "next_sentence", "question_answering", "translation",
+    "tagging in parts, as a graph",
 )  # fmt: skip
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-SHORT = ["--model.dropout", "0", "--export.enabled", "false", "--train.epochs", "6",
+SHORT = ["--model.dropout", "0", "--export.enabled", "false", "--train.epochs", "4",
          "--train.precision", "float32", "--train.compile", "graph"]  # fmt: skip
 
 
@@ -48,8 +48,9 @@ def test_two_replicas_are_one_device(mirrored: dict[str, Any], case: str) -> Non
     """An epoch of batches of 5 rows, the last one of a single row."""
     found = mirrored[case]
     assert (found["replicas"], found["rows"] % 5) == (2, 1)
-    within = 1e-4 if case == "embedding" else 1e-6  # a correlation is a difference of large sums
-    assert found["of two"] == pytest.approx(found["figures"], rel=within)
+    correlations = [of.pop("pearson", 0.0) for of in (found["of two"], found["figures"])]
+    assert correlations[0] == pytest.approx(correlations[1], abs=1e-3)  # of nearly equal cosines
+    assert found["of two"] == pytest.approx(found["figures"], rel=1e-6)
     assert found["moved"] > 1e-3
     assert found["apart"] < 2e-6, found["worst"]
 
@@ -108,7 +109,7 @@ def test_two_processes_one_of_which_is_killed(tiny_options: list[str], tmp_path:
     assert "Traceback" not in said
     histories = [json.loads((of / "metrics.json").read_text())["train"]["history"]
                  for of in (one, two)]  # fmt: skip
-    assert len(histories[0]) == 6
+    assert len(histories[0]) == 4
     for ours, theirs in zip(*histories, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
     weights = [safetensors.numpy.load_file(of / "checkpoints" / "model.safetensors")
@@ -118,8 +119,6 @@ def test_two_processes_one_of_which_is_killed(tiny_options: list[str], tmp_path:
             np.testing.assert_allclose(weights[1][path], weight, atol=2e-5, err_msg=path)
     # nobody but the chief has written, and nobody has written twice
     assert sorted(of.name for of in one.iterdir()) == sorted(of.name for of in two.iterdir())
-    again, lines = launched(words, two)
-    assert (again, lines[-1]) == (0, f"[0] {two} is finished: see {two / 'metrics.json'}.")
 
 
 @pytest.mark.parametrize(
