@@ -18,7 +18,6 @@ import numpy as np
 
 from kbert.errors import InputError
 from kbert.logistic import weights_of
-from kbert.whole_files import written_whole
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -95,15 +94,10 @@ class Baseline:
         Raises:
             OSError: it cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from kbert.tensor_files import write_tensors
 
         arrays = {name: np.asarray(getattr(self, name), kind) for name, (kind, _) in ARRAYS.items()}
-        with written_whole(path) as beside:
-            try:
-                save_file(arrays, beside, metadata={"format": FORMAT})
-            except SafetensorError as error:
-                raise OSError(str(error)) from None
+        write_tensors(path, arrays, {"format": FORMAT})
 
     @classmethod
     def load(cls, path: Path) -> Baseline:

@@ -17,9 +17,9 @@ import h5py
 import ml_dtypes  # noqa: F401  (gives numpy the bfloat16 that safetensors asks it for)
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from kbert.errors import InputError
+from kbert.tensor_files import write_tensors
 from kbert.torch_files import TorchFile
 from kbert.whole_files import written_whole
 
@@ -143,13 +143,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with written_whole(path) as beside:
-        # transformers refuses files that do not say which framework's layout they have.
-        try:
-            save_file(arrays, beside, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
+    # transformers refuses files that do not say which framework's layout they have
+    write_tensors(path, tensors, {"format": "pt"})
 
 
 def write_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -219,11 +219,16 @@ class TrainOptions:
     """Stop after so many epochs without a better best_metric (by default loss); 0: never."""
     checkpoint_steps: int = 500
     """Write a checkpoint every so many steps, besides the one at the end of each epoch."""
+    keep_checkpoints: int = 2
+    """How many checkpoints to keep while the run goes on: should the newest be damaged, the one
+    before it is used."""
     seed: int = 0
     """Seed of new weights, dropout, masks and the order of rows."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "checkpoint_steps"):
+        for name in (
+            "epochs", "batch_size", "accumulate", "checkpoint_steps", "keep_checkpoints",
+        ):  # fmt: skip
             _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         most = f"at most train.batch_size ({self.batch_size})"
         _check(self.accumulate <= self.batch_size, "train.accumulate", most, self.accumulate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,13 @@ class Evaluator:
         self.weighted = by_output(found.get("weighted_metrics", []))
         self.measured = tf.function(self._measured, reduce_retracing=True)
 
-    def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def validate(
+        self, *, between: Callable[[], None] | None = None
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Loss and metrics as training has them, and the task's outputs of every row.
+
+        Args:
+            between: Called before each batch; what it raises ends the pass.
 
         Returns:
             Figures by name, the loss being the mean over all rows by their weights, and the sum of
@@ -71,6 +76,8 @@ class Evaluator:
         weights = np.zeros(len(self.losses))
         collected: dict[str, list[np.ndarray]] = {}
         for batch in self.batches:
+            if between is not None:
+                between()
             outputs, loss, weight = self.measured(*batch)
             losses += loss.numpy() * weight.numpy()
             weights += weight.numpy()

@@ -16,10 +16,11 @@ import kbert
 import train
 from kbert.batches import training_batches
 from kbert.certificate import PLACE, read_certificate
+from kbert.checkpoints import latest_checkpoint
 from kbert.config import parse
 from kbert.errors import InputError
 from kbert.lora import add_low_rank, merge_low_rank
-from kbert.training import Interrupted, latest_checkpoint
+from kbert.training import Interrupted
 
 LORA = ["--train.lora_rank", "3", "--train.learning_rate", "1e-2"]
 KERNELS = (
