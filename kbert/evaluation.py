@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ import tensorflow as tf
 
 from kbert.batches import EncodedSplit, evaluation_batches, evaluation_order
 from kbert.calibration import softmax
+from kbert.encoder import computed_in_parts
+from kbert.kernel_threads import cores, has_one_thread_a_kernel
 from kbert.metrics import classes_report, intervals, probability_figures
 from kbert.paired_tests import mcnemar
 from kbert.scope import scope_report
@@ -91,7 +94,12 @@ class Evaluator:
         self, inputs: dict[str, tf.Tensor], targets: Any, weights: Any
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Outputs of a batch; of each output of the model its loss and its sum of weights."""
-        predicted = self.model(inputs, training=False)
+        with (
+            computed_in_parts(self.model, cores())
+            if has_one_thread_a_kernel()
+            else contextlib.nullcontext()
+        ):
+            predicted = self.model(inputs, training=False)
         gold, given, weighed = by_output(targets), by_output(predicted), by_output(weights)
         for name, metrics in self.unweighted.items():
             for metric in metrics:

@@ -38,6 +38,7 @@ from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
 from kbert.fastest_step import AUTO, fastest_step
+from kbert.kernel_threads import cores, parts_of_rows, use_one_thread_a_kernel
 from kbert.learned import write_learned
 from kbert.lineage import lineage
 from kbert.monitor import end_trial, start_trial
@@ -46,6 +47,7 @@ from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
 from kbert.search_space import Dimension, hyperparameters, read_space, with_values
 from kbert.serving_files import label_version, prepare
+from kbert.tasks import task_class
 from kbert.terminal import print_table, trials_table
 from kbert.training import (
     Diverged,
@@ -116,6 +118,7 @@ def run(config: Config) -> int:
         print(f"{folder} is finished: see {folder / 'metrics.json'}.")
         return 0
     space = () if config.search.tuner == "none" else read_space(config)
+    begin_threads(config, space)
     with _alone(folder) as is_new, _dropped_if_refused(folder, is_new=is_new):
         begin_student(config)
         materials = Materials(config)
@@ -235,6 +238,23 @@ def _as_begun(folder: Path, config: Config) -> Config:
     except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError):
         return config  # there is no run, or none that can go on
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **measured))
+
+
+def begin_threads(config: Config, space: tuple[Dimension, ...] = ()) -> None:
+    """Give kernels one thread each where every step has a part of its rows for every core.
+
+    To be called before TensorFlow computes anything.
+    """
+    train = config.train
+    sizes = next((one.values or (one.minimum,) for one in space if one.name == "batch_size"), ())
+    rows = min([train.part_size, *(int(size) // train.accumulate for size in sizes)])
+    if (
+        train.compile in (AUTO, "parallel")
+        and task_class(config.task.name).encoder_does_most
+        and config.distill.teacher is None
+        and parts_of_rows(rows) == cores()
+    ):
+        use_one_thread_a_kernel()
 
 
 def with_fastest_step(config: Config, experiment: Experiment) -> Config:

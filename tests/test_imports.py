@@ -86,7 +86,8 @@ LEVELS = {
     "preprocessing": PREPROCESSING,
     "vocabulary": PREPROCESSING,
     "precision": set(),
-    "fastest_step": {"config", "encoder", "precision", *GROUND},
+    "kernel_threads": set(),
+    "fastest_step": {"config", "encoder", "kernel_threads", "precision", *GROUND},
     "encoder": {"config", "precision", *GROUND},
     "lora": {"encoder", "optimizers"},
     "accumulation": {"evaluation", "tasks.task"},
@@ -138,6 +139,8 @@ LEVELS = {
     "evaluation": {
         "batches",
         "calibration",
+        "encoder",
+        "kernel_threads",
         "metrics",
         "paired_tests",
         "scope",

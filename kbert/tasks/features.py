@@ -20,6 +20,7 @@ class Features(Classification):
     """
 
     has_features = True
+    encoder_does_most = False
 
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         super().__init__(config, tokenizer, learned)
