@@ -683,17 +683,10 @@ def _restore_variables(model: keras.Model, path: Path, *, frozen: str) -> None:
         frozen: Digest of the model's weights that are not trained.
     """
     tensors, metadata = read_checked(path)
-    # an older kbert kept no norm, which the next step writes anyway
-    variables = {
-        name: variable
-        for name, variable in _variables(model).items()
-        if name in tensors or not name.endswith("gradient_norm")
-    }
-    # ... and kept frozen weights, too
-    surplus = set(tensors) - set(variables) if FROZEN in metadata else set()
-    if odd := sorted(surplus | (set(variables) - set(tensors))):
+    variables = _variables(model)
+    if odd := sorted(set(variables) ^ set(tensors)):
         raise InputError(f"{path}: the checkpoint is of another model (variable {odd[0]}).")
-    if metadata.get(FROZEN, frozen) != frozen:
+    if metadata[FROZEN] != frozen:
         raise InputError(
             f"{path}: the weights that stay as they are were others when the run began; bring the "
             "old model.checkpoint back, or name a new folder by --output."
