@@ -142,7 +142,7 @@ def _alone(folder: Path) -> Iterator[bool]:
             folder.mkdir(parents=True, exist_ok=not is_new)
             lock = opened.enter_context(lock_file(folder / LOCK))
         except OSError as error:
-            raise InputError(f"--output {folder}: cannot be written ({error.strerror}).") from None
+            raise InputError(f"--output {folder}: cannot be made ({error.strerror}).") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
