@@ -1,4 +1,4 @@
-# make demo | test | lint | look | tasks | fidelity | survive | serve-check | serve-fuzz | bench |
+# make demo | test | lint | look | tasks | scale | fidelity | survive | serve-check | serve-fuzz | bench |
 # bench-quality | bench-scale | bench-search | bench-tokenizer | bench-memory | bench-monitoring |
 # bench-serving | bench-batching | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
@@ -12,7 +12,7 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test environments lint look tasks fidelity survive serve-check serve-fuzz clean
+.PHONY: demo test environments lint look tasks scale fidelity survive serve-check serve-fuzz clean
 .PHONY: bench bench-quality bench-scale bench-search bench-tokenizer bench-memory
 .PHONY: bench-monitoring bench-serving bench-batching
 
@@ -38,6 +38,10 @@ look: .venv/test.done .venv/demo.done
 tasks: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/tasks
+
+# one, two and four processes that train together: at most 15 minutes
+scale: .venv/demo.done
+	$(VENV)/python benchmarks/distribution
 
 # what `make test` samples, in full; at most 20 minutes on 2 cores
 fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done

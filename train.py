@@ -17,9 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
         config = parse(arguments)
         # TensorFlow is imported from here on: --help and a wrong option are answered at once
         import_tensorflow_quietly()
-        from kbert import run
+        from kbert import joint_run
 
-        return run.run(at_toy_size(config) if config.smoke else config)
+        return joint_run.run(at_toy_size(config) if config.smoke else config)
 
     return finish("train.py: error", work, debug=debug, resumes=True)
 

@@ -33,17 +33,36 @@ class AccumulatingModel(keras.Model):
     def train_step(self, data: tuple[dict[str, tf.Tensor], Any, Any]) -> dict[str, Any]:
         """One update by (inputs, targets, weights) as `Task.batch` gives them."""
         inputs, targets, weights = data
+        totals = [tf.reduce_sum(weight) for weight in by_output(weights).values()]
+        losses, gradients = self.losses_and_gradients(data, totals)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        rows = tf.shape(keras.tree.flatten(inputs)[0])[0]
+        self.record(losses, list(by_output(targets)), rows)
+        return self.get_metrics_result()
+
+    def losses_and_gradients(
+        self, data: tuple[dict[str, tf.Tensor], Any, Any], totals: list[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor | tf.IndexedSlices]]:
+        """The loss of each output of the model and the gradients of all trained variables.
+
+        Args:
+            data: Inputs, targets and weights, of all rows of a step or of some.
+            totals: The sum of the weights of all rows of the step, of each output.
+
+        Returns:
+            What these rows add to the losses, and to the gradients, of the step.
+        """
+        inputs, targets, weights = data
         variables = self.trainable_variables
         examples = tf.shape(next(iter(by_output(targets).values())))[0]
         parts = tf.minimum(self.parts, examples)
         loss_functions = self.task.loss()
-        totals = [tf.reduce_sum(weight) for weight in by_output(weights).values()]
+        # Keras divides losses by the number of replicas that train side by side
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
-        def add(part: tf.Tensor, losses: list[tf.Tensor], sums: list[Sum]) -> tuple:
-            start, end = part * examples // parts, (part + 1) * examples // parts
-            x, y, w = self.task.examples((inputs, targets, weights), start, end)
+        def of_part(x: Any, y: Any, w: Any) -> tuple[list[tf.Tensor], list]:
             shares = [
-                tf.math.divide_no_nan(tf.reduce_sum(weight), total)
+                replicas * tf.math.divide_no_nan(tf.reduce_sum(weight), total)
                 for weight, total in zip(by_output(w).values(), totals, strict=True)
             ]
             with tf.GradientTape() as tape:
@@ -52,9 +71,15 @@ class AccumulatingModel(keras.Model):
                 found = [loss * share for loss, share in zip(found, shares, strict=True)]
                 loss = self.optimizer.scale_loss(tf.add_n(found))
             gradients = tape.gradient(loss, [variable.value for variable in variables])
-            self.compute_metrics(x, y, predicted, sample_weight=w)
-            if not self._compile_loss.built:  # as its first call does: a mean for each of outputs
-                self._compile_loss.build(y, predicted)
+            self.count(x, y, predicted, w)
+            return found, gradients
+
+        if self.parts == 1:
+            return of_part(inputs, targets, weights)
+
+        def add(part: tf.Tensor, losses: list[tf.Tensor], sums: list[Sum]) -> tuple:
+            start, end = part * examples // parts, (part + 1) * examples // parts
+            found, gradients = of_part(*self.task.examples(data, start, end))
             losses = [of + more for of, more in zip(losses, found, strict=True)]
             sums = [_added(of, more, part) for of, more in zip(sums, gradients, strict=True)]
             return part + 1, losses, sums
@@ -65,10 +90,27 @@ class AccumulatingModel(keras.Model):
             (tf.constant(0), [tf.constant(0.0) for _ in totals], self._zeros(variables, parts)),
             parallel_iterations=1,
         )
-        gradients = [_whole(of, variable) for of, variable in zip(sums, variables, strict=True)]
-        self.optimizer.apply(gradients, variables)
-        self._record(losses, list(by_output(targets)), inputs)
-        return self.get_metrics_result()
+        return losses, [_whole(of, variable) for of, variable in zip(sums, variables, strict=True)]
+
+    def count(self, inputs: Any, targets: Any, predicted: Any, weights: Any) -> None:
+        """Add a part's rows to the metrics."""
+        self.compute_metrics(inputs, targets, predicted, sample_weight=weights)
+        if not self._compile_loss.built:  # as its first call does: a mean for each of outputs
+            self._compile_loss.build(targets, predicted)
+
+    def record(self, losses: list[tf.Tensor], outputs: list[str], rows: tf.Tensor) -> None:
+        """What Keras' own step does with the loss of a batch, and with those of its outputs.
+
+        Args:
+            losses: Of each output.
+            outputs: Their names.
+            rows: How many rows the model was given.
+        """
+        means = {metric.name: metric for metric in self.metrics}
+        means["loss"].update_state(tf.add_n(losses), sample_weight=rows)
+        if len(losses) > 1:
+            for name, loss in zip(outputs, losses, strict=True):
+                means[f"{name}_loss"].update_state(loss)
 
     def _zeros(self, variables: list[keras.Variable], parts: tf.Tensor) -> list[Sum]:
         """Sums of no gradients; those of few rows of an embedding stay apart, as AdamW wants."""
@@ -77,16 +119,6 @@ class AccumulatingModel(keras.Model):
             _no_rows(variable, parts) if variable.path in rows else tf.zeros(variable.shape)
             for variable in variables
         ]
-
-    def _record(self, losses: list[tf.Tensor], outputs: list[str], inputs: Any) -> None:
-        """What Keras' own step does with the loss of a batch, and with those of its outputs."""
-        means = {metric.name: metric for metric in self.metrics}
-        means["loss"].update_state(
-            tf.add_n(losses), sample_weight=tf.shape(keras.tree.flatten(inputs)[0])[0]
-        )
-        if len(losses) > 1:
-            for name, loss in zip(outputs, losses, strict=True):
-                means[f"{name}_loss"].update_state(loss)
 
 
 def accumulating(model: keras.Model, task: Task, parts: int) -> AccumulatingModel:

@@ -68,11 +68,13 @@ class DataOptions:
     """Which files, which columns, how they are split."""
 
     train: str | None = None
-    """Training file: .csv, .tsv, .jsonl or .parquet (raw text, one text a line, as .txt)."""
+    """Training file: .csv, .tsv, .jsonl or .parquet (raw text, one text a line, as .txt); or
+    several of one kind, read as one in the order of their names: a folder, or a pattern such as
+    'data/part-*.parquet'; also as a URI (gs://, s3://, abfs://, hf://, file://)."""
     validation: str | None = None
-    """Validation file; without it a stratified fraction of the training file."""
+    """Validation file, or files; without it a stratified fraction of the training file."""
     test: str | None = None
-    """Test file; without it a stratified fraction of the training file."""
+    """Test file, or files; without it a stratified fraction of the training file."""
     validation_fraction: float = 0.1
     """Share of the training rows held out for validation when no file is given; 0 for none."""
     test_fraction: float = 0.1
@@ -199,6 +201,10 @@ class TrainOptions:
     """How a step is computed: as one graph; parallel: parts of its rows side by side, one a core;
     xla: compiled for each shape of a batch; auto: what a few measured steps say, graph where
     training takes less than a minute anyway."""
+    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
+    """Devices that share the rows of a step: none: one; mirrored: all GPUs of this machine;
+    multi_worker: those of all processes that the variable TF_CONFIG names (`python -m kbert.launch`
+    starts some on this machine). A step is that of all batch_size rows whatever it is."""
     frozen_layers: int = 0
     """Lowest Transformer blocks whose weights stay as they are, and with them the embeddings;
     0: everything is trained."""
@@ -237,6 +243,8 @@ class TrainOptions:
                 "train.compile xla goes without train.accumulate: it compiles no loop over parts "
                 "of different sizes."
             )
+        if self.strategy != "none":
+            self._require_shared_step()
         _check(0 < self.learning_rate < 1, "train.learning_rate", "in (0, 1)", self.learning_rate)
         _check(0 <= self.warmup <= 1, "train.warmup", "in [0, 1]", self.warmup)
         for name in ("weight_decay", "clip_norm", "patience", "frozen_layers", "lora_rank"):
@@ -247,6 +255,15 @@ class TrainOptions:
                 raise InputError("train.lora_alpha needs train.lora_rank.")
         _check(0 < self.layer_decay <= 1, "train.layer_decay", "in (0, 1]", self.layer_decay)
         _check(0 <= self.seed < 2**31, "train.seed", "in [0, 2147483647]", self.seed)
+
+    def _require_shared_step(self) -> None:
+        strategy = f"train.strategy {self.strategy}"
+        if self.compile == "xla":
+            raise InputError(f"train.compile xla goes without {strategy}: choose graph, or auto.")
+        if self.precision == "float16":
+            raise InputError(
+                f"train.precision float16 goes without {strategy}: choose bfloat16, or float32."
+            )
 
     @property
     def part_size(self) -> int:
@@ -840,6 +857,16 @@ def _require(config: Config) -> None:
         )
     if config.train.lora_rank:
         _require_trained_encoder(config)
+    if config.train.strategy == "multi_worker" and config.search.tuner != "none":
+        raise InputError(
+            "train.strategy multi_worker goes without search.tuner: a search's own processes "
+            "(search.workers) train a trial each; search first, then train the winner's options."
+        )
+    if config.train.strategy != "none" and getattr(config.task, "classifier", "") == "scikit-learn":
+        raise InputError(
+            f"task.classifier scikit-learn goes without train.strategy {config.train.strategy}: it "
+            "is one process's."
+        )
     if config.data.stride is not None:
         if config.task.name not in WITH_WINDOWS:
             raise InputError(

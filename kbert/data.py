@@ -21,6 +21,7 @@ import pyarrow.parquet
 
 from kbert.config import DataOptions
 from kbert.errors import InputError
+from kbert.shards import Shards, data_source, files_of
 from kbert.text_files import (
     LIST_SEPARATOR,
     Source,
@@ -109,12 +110,14 @@ def require_files(options: DataOptions) -> None:
     """Check at once, before anything slow, that there are files of the names given.
 
     Raises:
-        InputError: a file is missing, empty, a folder, or of an unknown extension.
+        InputError: a file is missing, empty, or of an unknown extension, or a folder or pattern
+            names none.
     """
     for role in ("train", "validation", "test"):
-        file = getattr(options, role)
-        if file is not None:
-            require_file(Path(file), f"--data.{role}")
+        name = getattr(options, role)
+        if name is not None:
+            for file in files_of(data_source(name, f"--data.{role}")):
+                require_file(file, f"--data.{role}")
 
 
 def read_dataset(options: DataOptions, columns: Columns, *, seed: int) -> DataSet:
@@ -163,12 +166,12 @@ def read_dataset(options: DataOptions, columns: Columns, *, seed: int) -> DataSe
 
 
 def read_split(
-    path: Path, options: DataOptions, columns: Columns, labels: tuple[str, ...]
+    path: Path | str, options: DataOptions, columns: Columns, labels: tuple[str, ...]
 ) -> Split:
     """All rows of one file, for a model that is trained; the training file is not looked at.
 
     Args:
-        path: The file, which may lack the label column.
+        path: The file, or files, which may lack the label column.
         options: Its encoding.
         columns: What is read of it.
         labels: Sorted names of the training labels.
@@ -201,12 +204,14 @@ def read_unlabelled(path: Path, options: DataOptions, columns: Columns) -> Split
 
 
 def _open_source(file: str, role: str, options: DataOptions, columns: Columns) -> Source:
-    path, texts, label = Path(file), columns.texts, columns.label
+    texts, label, option = columns.texts, columns.label, f"--data.{role}"
+    path = data_source(file, option)
     if label in texts:
         raise InputError(
             f"--data.label_column: {label!r} is a text column too; the label must be another one."
         )
-    require_file(path, f"--data.{role}")
+    for one in files_of(path):
+        require_file(one, option)
     require_codec(options.encoding)
     if path.suffix.lower() == ".txt":
         require_plain_texts(path, texts, [name for name in (label, *columns.targets) if name])
@@ -224,8 +229,10 @@ def _open_source(file: str, role: str, options: DataOptions, columns: Columns) -
         separator=columns.separator,
         label_kind=columns.label_kind,
     )
-    for name in source.columns:
-        require_column(path, there, name, by=f" by {_option_of(columns, name)}")
+    for part in source.parts:
+        there = column_names(part)
+        for name in source.columns:
+            require_column(part.path, there, name, by=f" by {_option_of(columns, name)}")
     return source
 
 
@@ -261,9 +268,11 @@ class _EmptyRows:
 
     def refuse(self, source: Source, what: str, columns: Sequence[str]) -> None:
         if self.count:
+            is_whole = not isinstance(source.path, Shards)
+            first = f"row {self.first + 1}" if is_whole else source.told(self.first)
             raise InputError(
                 f"{source.path}: {counted(self.count, 'row')} with an empty {what} "
-                f"({_quote_columns(columns)}), the first is row {self.first + 1}; fill "
+                f"({_quote_columns(columns)}), the first is {first}; fill "
                 "in or remove."
             )
 
@@ -327,7 +336,7 @@ def _numbers(source: Source, labels: pa.Array, start: int) -> np.ndarray:
             numbers[row] = np.nan
         if not np.isfinite(numbers[row]):
             raise InputError(
-                f"{source.path}: row {start + row + 1}, column {source.label_column!r}: must be a "
+                f"{source.told(start + row)}, column {source.label_column!r}: must be a "
                 f"number, is {shortened(string)}; correct it."
             )
     return numbers
@@ -370,7 +379,7 @@ def _check_rows(source: Source, columns: Columns, batch: pa.RecordBatch, start: 
     names = (*source.text_columns, *source.target_columns)
     bad = columns.check({name: batch.column(name).to_pylist() for name in names})
     if bad is not None:
-        raise InputError(f"{source.path}: row {start + bad[0] + 1}: {bad[1]}")
+        raise InputError(f"{source.told(start + bad[0])}: {bad[1]}")
 
 
 def _is_blank(column: pa.Array) -> np.ndarray:
@@ -422,7 +431,7 @@ def _labels(
     if unknown.any():
         row = int(unknown.argmax())
         raise InputError(
-            f"{scan.source.path}: row {row + 1}, column {scan.source.label_column!r}: the label "
+            f"{scan.source.told(row)}, column {scan.source.label_column!r}: the label "
             f"{shortened(scan.names[scan.codes[row]])} is not in {origin} "
             f"({counted(int(unknown.sum()), 'row')} with such labels); correct them, or add "
             "training rows."

@@ -114,7 +114,7 @@ def evaluate(
     _require_replaceable(output)
     run = open_run(folder, [word for option in overrides.items() for word in _words(*option)])
     part = run.part(split) if file is None else run.part_of_file()
-    _require_same_file(output, part.source.path)
+    _require_same_file(output, str(part.source.path))
     _require_labels(part, overrides, slice_by)
     columns = read_rows(part.source, part.split.rows, slice_by)
     model, task = run.model(part.experiment), part.experiment.task
@@ -277,13 +277,13 @@ def _require_replaceable(folder: Path) -> None:
         )
 
 
-def _require_same_file(folder: Path, file: Path) -> None:
+def _require_same_file(folder: Path, file: str) -> None:
     """InputError if a folder holds what was measured of another file of that name."""
     try:
         before = json.loads((folder / METRICS).read_text(encoding="utf-8"))["file"]
     except (OSError, ValueError, KeyError, TypeError):
         return
-    if Path(before).resolve() != file.resolve():
+    if Path(before).resolve() != Path(file).resolve():
         raise InputError(
             f"{folder}: it holds the figures of {before}; name another folder by --output."
         )

@@ -55,9 +55,7 @@ class Evaluator:
         order = np.concatenate(evaluation_order(split, task, batch_size=batch_size))
         self.places = np.argsort(order)
         self.losses = by_output(task.loss())
-        found = task.metrics()
-        self.unweighted = by_output(found.get("metrics", []))
-        self.weighted = by_output(found.get("weighted_metrics", []))
+        self.metrics = TaskMetrics(task.metrics())
         self.measured = tf.function(self._measured, reduce_retracing=True)
 
     def validate(
@@ -72,9 +70,7 @@ class Evaluator:
             Figures by name, the loss being the mean over all rows by their weights, and the sum of
             such means where there are several outputs; outputs as `collect` gives them.
         """
-        metrics = {**named_metrics(self.unweighted), **named_metrics(self.weighted)}
-        for metric in metrics.values():
-            metric.reset_state()
+        self.metrics.reset()
         losses = np.zeros(len(self.losses))
         weights = np.zeros(len(self.losses))
         collected: dict[str, list[np.ndarray]] = {}
@@ -87,7 +83,7 @@ class Evaluator:
             for name, values in outputs.items():
                 collected.setdefault(name, []).append(_collected(values))
         figures = {"loss": float(np.sum(losses / np.where(weights, weights, 1.0)))}
-        figures |= {name: float(metric.result()) for name, metric in metrics.items()}
+        figures |= {name: float(of.result()) for name, of in self.metrics.by_name.items()}
         return figures, self._in_order(collected)
 
     def _measured(
@@ -100,14 +96,9 @@ class Evaluator:
             else contextlib.nullcontext()
         ):
             predicted = self.model(inputs, training=False)
-        gold, given, weighed = by_output(targets), by_output(predicted), by_output(weights)
-        for name, metrics in self.unweighted.items():
-            for metric in metrics:
-                metric.update_state(gold[name], given[name])
-        for name, metrics in self.weighted.items():
-            for metric in metrics:
-                metric.update_state(gold[name], given[name], sample_weight=weighed[name])
+        self.metrics.update(targets, predicted, weights)
         losses = losses_by_output(self.losses, targets, predicted, weights)
+        weighed = by_output(weights)
         sums = [tf.reduce_sum(weighed[name]) for name in self.losses]
         outputs = self.task.outputs(predicted, targets, weights)
         if self.generates:
@@ -117,6 +108,40 @@ class Evaluator:
     def _in_order(self, collected: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
         """The parts of all batches as one array a name, in the order of the split."""
         return {name: np.concatenate(parts)[self.places] for name, parts in collected.items()}
+
+
+class TaskMetrics:
+    """The metrics of a task, of all outputs of its model.
+
+    Args:
+        found: What the task's `metrics` gave.
+    """
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        self.unweighted = by_output(found.get("metrics", []))
+        self.weighted = by_output(found.get("weighted_metrics", []))
+        self.by_name = {**named_metrics(self.unweighted), **named_metrics(self.weighted)}
+        """By the names that Keras' `fit` reports them under."""
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What they keep: sums over rows."""
+        return [variable for metric in self.by_name.values() for variable in metric.variables]
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        for metric in self.by_name.values():
+            metric.reset_state()
+
+    def update(self, targets: Any, predicted: Any, weights: Any) -> None:
+        """Count a batch, all arguments being as `Task` gives them."""
+        gold, given, weighed = by_output(targets), by_output(predicted), by_output(weights)
+        for name, metrics in self.unweighted.items():
+            for metric in metrics:
+                metric.update_state(gold[name], given[name])
+        for name, metrics in self.weighted.items():
+            for metric in metrics:
+                metric.update_state(gold[name], given[name], sample_weight=weighed[name])
 
 
 def by_output(of: Any) -> dict[str, Any]:

@@ -122,12 +122,12 @@ class Experiment:
         return dataclasses.replace(self, config=config, splits={"train": self.splits["train"]})
 
     def in_float32(self) -> Experiment:
-        """The same, computed in float32."""
+        """The same, computed in float32 by one device."""
         return self.in_precision("float32")
 
     def in_precision(self, precision: str) -> Experiment:
-        """The same, computed in a train.precision."""
-        train = dataclasses.replace(self.config.train, precision=precision)
+        """The same, computed in a train.precision by one device."""
+        train = dataclasses.replace(self.config.train, precision=precision, strategy="none")
         return dataclasses.replace(self, config=dataclasses.replace(self.config, train=train))
 
 

@@ -14,12 +14,13 @@ import keras
 import numpy as np
 
 from kbert.batches import EncodedSplit, cache_root
+from kbert.distribution import scope_of
 from kbert.evaluation import Evaluator
 from kbert.experiment import Experiment
 from kbert.heads import linear_classifier
 from kbert.logistic import fit_logistic
 from kbert.row_vectors import VectorModel, cached_vectors
-from kbert.training import Progress, ValidationPass, Watcher, model_config
+from kbert.training import Progress, ValidationPass, Watcher, model_config, trainable
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class FeatureExperiment(Experiment):
         options = self.config
         keras.utils.set_random_seed(options.train.seed)
         config = model_config(self.task, self.checkpoint, options.model, options.train)
-        return linear_classifier(config, num_labels=len(self.task.labels))
+        with scope_of(options.train):
+            model = linear_classifier(config, num_labels=len(self.task.labels))
+        return trainable(model, self.task, options.train)
 
     def train(
         self,

@@ -135,7 +135,7 @@ class FinishedRun:
         """
         data, config = self.options.data, self.config
         columns = task_class(config.task.name).columns(self.options)
-        split = read_split(Path(str(data.test)), data, columns, self.learned.labels)
+        split = read_split(str(data.test), data, columns, self.learned.labels)
 
         def encoded(options: Config) -> Experiment:
             experiment = self._without_data(options)

@@ -22,7 +22,7 @@ from typing import Any
 
 from kbert.checkpoint_files import INDEX_ENDING, find_weights, read_index
 from kbert.config import Config, DataOptions, DistillOptions, as_dict
-from kbert.errors import InputError
+from kbert.shards import data_source, digest_of
 from kbert.whole_files import written_whole
 
 FORMAT = 1
@@ -62,7 +62,6 @@ LEFT_OUT = (
     "export.warmup",
     "export.huggingface",
 )
-CHUNK = 1 << 20  # bytes
 GIT_SECONDS = 10
 
 
@@ -118,13 +117,17 @@ def lineage(
 
 
 def data_digests(options: DataOptions) -> dict[str, str]:
-    """SHA-256 of the bytes of each data file that is given, by train, validation, test.
+    """SHA-256 of each data file that is given, by train, validation, test: `digest_of` it.
 
     Raises:
         InputError: a file cannot be read.
     """
     files = {role: getattr(options, role) for role in ROLES}
-    return {role: file_digest(Path(file)) for role, file in files.items() if file is not None}
+    return {
+        role: digest_of(data_source(file, f"--data.{role}"))
+        for role, file in files.items()
+        if file is not None
+    }
 
 
 def file_digest(path: Path) -> str:
@@ -133,14 +136,7 @@ def file_digest(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    return digest.hexdigest()
+    return digest_of(path)
 
 
 def source_code(package: Path) -> dict[str, Any]:
@@ -202,12 +198,16 @@ def _options(
         file = values["data"][role]
         if file is not None:
             # the same bytes are other rows as .csv than as .tsv
-            values["data"][role] = {"format": Path(file).suffix.lower(), "sha256": data[role]}
+            values["data"][role] = {"format": _format(file), "sha256": data[role]}
     for source in ("checkpoint", "vocab"):
         if values["model"][source]:
             values["model"][source] = {"sha256": checkpoint["sha256"]}
     values["distill"] = _distillation(config.distill)
     return {name: value for name, value in values.items() if value != {}}
+
+
+def _format(file: str) -> str:
+    return data_source(file, "--data.train").suffix.lower()
 
 
 def _distillation(options: DistillOptions) -> dict[str, Any]:

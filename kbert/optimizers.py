@@ -74,6 +74,8 @@ class AdamW(keras.optimizers.Optimizer):
       applied by `settle`. The numbers are those of an update of all rows.
     - One device's update of a large model is one XLA program: every weight and moment is read and
       written once.
+    - Gradients of several replicas are added up first, those of an embedding by its rows that
+      occur; then each replica makes the same update of its own copy.
 
     Args:
         learning_rate: Rate, or schedule, of the head and the pooler.
@@ -157,7 +159,9 @@ class AdamW(keras.optimizers.Optimizer):
             dense.append(grad)
         rows = [of for _, of in tables]
         is_small = sum(math.prod(variable.shape) for variable in variables) < SMALL
-        if is_small or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        if _are_several_replicas():
+            rows = self._update(_sum_over_replicas(dense), rows, variables)
+        elif is_small:
             rows = self._update(dense, rows, variables)
         else:
             rows = self._compiled_update(variables)(dense, rows)
@@ -171,7 +175,7 @@ class AdamW(keras.optimizers.Optimizer):
             if variable.path in self._pending:
                 pending = self._pending[variable.path]
                 factors = np.ones((variable.shape[0], 1), np.float64)
-                factors *= np.exp(float(pending))  # the logarithms of each step's factor
+                factors *= np.exp(float(pending.numpy()))  # the logarithms of each step's factor
                 factors[self.rows[variable.path]] = 1
                 variable.assign(variable * tf.constant(factors, variable.dtype))
                 pending.assign(0)
@@ -206,7 +210,13 @@ class AdamW(keras.optimizers.Optimizer):
             new.append(self._updated(grad, next(left), index, self.learning_rate))
             decay = self.learning_rate * self.factors[index] * self.decays[index]
             self._pending[variable.path].assign_add(ops.log1p(-decay))
-        super().apply(*zip(*others, strict=True))
+        if _are_several_replicas():  # Keras' own would add the gradients up once more
+            for grad, variable in others:
+                if grad is not None:
+                    self.update_step(grad, variable, self.learning_rate)
+            self.iterations.assign_add(1)
+        else:
+            super().apply(*zip(*others, strict=True))
         return new
 
     def _updated(self, gradient, value, index: int, learning_rate):
@@ -292,6 +302,19 @@ def new_optimizer(
         clip_norm=options.clip_norm,
         rows=rows,
     )
+
+
+def _are_several_replicas() -> bool:
+    """Whether this is the step of one of several replicas (`kbert.distribution`)."""
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
+def _sum_over_replicas(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Each gradient's sum, the same on all replicas; what one of them has not, none has."""
+    context = tf.distribute.get_replica_context()
+    there = [gradient for gradient in gradients if gradient is not None]
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, there))
+    return [None if gradient is None else next(sums) for gradient in gradients]
 
 
 def _is_decayed(path: str) -> bool:

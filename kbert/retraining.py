@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 
 from kbert.config import Config
+from kbert.distribution import from_chief
 from kbert.evaluation import measure
 from kbert.experiment import Experiment, Materials
 from kbert.memory import released
@@ -111,6 +112,7 @@ def train_watched(
         What was trained, for `Experiment.exact_model`, and how it went.
     """
     experiment = trained_part(experiment)
+    from_chief(experiment.config.train)  # other processes of the training may look at it now
     report = ProgressReport(name, total_steps=experiment.total_steps)
     view = None if tensorboard is None else TrainingView(experiment, tensorboard)
     model = experiment.new_model()

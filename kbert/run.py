@@ -32,6 +32,7 @@ from kbert.certify import Reduced
 from kbert.command import SIGNALLED, status_of
 from kbert.config import STUDENT, Config, as_dict, as_yaml, differences, with_defaults
 from kbert.distillation import Teacher, begin_student, beside_teacher
+from kbert.distribution import from_chief
 from kbert.errors import NO_ROOM, InputError
 from kbert.evaluation import appraise, collect, collect_outside, write_predictions
 from kbert.evaluation_tables import verdict_line
@@ -107,7 +108,7 @@ def run(config: Config) -> int:
     Raises:
         InputError: a file, an option, a checkpoint or the output folder cannot be used.
     """
-    _set_up_logging(debug=config.debug)
+    set_up_logging(debug=config.debug)
     tf.config.experimental.enable_op_determinism()
     folder = Path(config.output)
     check_environment(config.search.workers)
@@ -124,6 +125,8 @@ def run(config: Config) -> int:
         materials = Materials(config)
         _check_experiments(materials, config, space)
         config = with_fastest_step(config, materials.experiment(config))
+        measured = {name: getattr(config.train, name) for name in ("precision", "compile")}
+        from_chief(config.train, {"train": measured, "digests": materials.digests})
         return _run(materials, config, space, folder)
 
 
@@ -193,7 +196,8 @@ def _run(materials: Materials, config: Config, space: tuple[Dimension, ...], fol
     return 0
 
 
-def _set_up_logging(*, debug: bool) -> None:
+def set_up_logging(*, debug: bool) -> None:
+    """Say on standard error what kbert logs, and nothing of what others do."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("kbert").setLevel(logging.DEBUG if debug else logging.INFO)
     for noisy in NOISY_LOGS:
@@ -250,6 +254,7 @@ def begin_threads(config: Config, space: tuple[Dimension, ...] = ()) -> None:
     rows = min([train.part_size, *(int(size) // train.accumulate for size in sizes)])
     if (
         train.compile in (AUTO, "parallel")
+        and train.strategy == "none"
         and task_class(config.task.name).encoder_does_most
         and config.distill.teacher is None
         and parts_of_rows(rows) == cores()

@@ -75,7 +75,7 @@ class ProgressReport(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # the first step traces: time is counted from its end
-        self.progress.update(int(self.model.optimizer.iterations), _figures(logs))
+        self.progress.update(int(self.model.optimizer.iterations.numpy()), _figures(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.close()

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -36,6 +37,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kbert.errors import InputError
+from kbert.shards import DataFile, DataSource, Shards, opened
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
 BATCH_ROWS = 4096
@@ -48,9 +50,9 @@ END_OF_FILE = "\x1ekbert: end of file\x1e"  # a last row that an unclosed quote 
 
 @dataclass(frozen=True)
 class Source:
-    """One file, seen through some of its columns."""
+    """One file, or several as one, seen through some of its columns."""
 
-    path: Path
+    path: DataSource
     text_columns: tuple[str, ...]
     label_column: str | None
     encoding: str = "utf-8"
@@ -72,16 +74,24 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file's bytes and of all that texts and labels depend on."""
+        """SHA-256 of the bytes of all files, and of what texts and labels depend on."""
         key = [
             self.path.suffix.lower(), self.text_columns, self.label_column, self.encoding,
             self.target_columns, self.list_columns, self.separator,
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(key).encode())
-        with self.path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+        for part in self.parts:
+            with part.path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
         return digest.hexdigest()
+
+    @property
+    def parts(self) -> list[Source]:
+        """One for each file."""
+        if not isinstance(self.path, Shards):
+            return [self]
+        return [dataclasses.replace(self, path=file) for file in self.path.files]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows in file order, as string columns without nulls, up to `BATCH_ROWS` at a time.
@@ -89,11 +99,21 @@ class Source:
         Raises:
             InputError: the file cannot be read as what its name says.
         """
-        for columns in _READERS[self.path.suffix.lower()](self):
-            columns = [column.fill_null("") for column in columns]
-            batch = pa.RecordBatch.from_arrays(columns, names=list(self.columns))
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield batch.slice(start, BATCH_ROWS)
+        for part in self.parts:
+            for columns in _READERS[part.path.suffix.lower()](part):
+                columns = [column.fill_null("") for column in columns]
+                batch = pa.RecordBatch.from_arrays(columns, names=list(self.columns))
+                for start in range(0, batch.num_rows, BATCH_ROWS):
+                    yield batch.slice(start, BATCH_ROWS)
+
+    def told(self, row: int) -> str:
+        """A row, from 0 in all files, by its file and its number there, as people count."""
+        for part in self.parts[:-1]:
+            rows = sum(batch.num_rows for batch in part.batches())
+            if row < rows:
+                return f"{part.path}: row {row + 1}"
+            row -= rows
+        return f"{self.parts[-1].path}: row {row + 1}"
 
     @cached_property
     def _is_quoted(self) -> bool:
@@ -101,7 +121,7 @@ class Source:
         return self.path.suffix.lower() == ".csv" or _has_balanced_quotes(self)
 
 
-def require_file(path: Path, option: str) -> None:
+def require_file(path: DataFile, option: str) -> None:
     """Check at once that there is a file of rows.
 
     Raises:
@@ -176,7 +196,7 @@ def count_rows(
     for batch in source.batches():
         refuse_nul(source, batch, rows)
         if (bad := check(batch)) is not None:
-            raise InputError(f"{source.path}: row {rows + bad[0] + 1}: {bad[1]}")
+            raise InputError(f"{source.told(rows + bad[0])}: {bad[1]}")
         rows += batch.num_rows
     require_rows(source, rows)
     return rows
@@ -236,7 +256,7 @@ def require_codec(encoding: str) -> None:
         ) from None
 
 
-def require_plain_texts(path: Path, texts: Sequence[str], answers: Sequence[str]) -> None:
+def require_plain_texts(path: DataSource, texts: Sequence[str], answers: Sequence[str]) -> None:
     """InputError if a .txt file is to have columns of answers, or several of texts."""
     if answers:
         raise InputError(
@@ -251,7 +271,8 @@ def require_plain_texts(path: Path, texts: Sequence[str], answers: Sequence[str]
 
 
 def column_names(source: Source) -> list[str]:
-    """Names of all columns of a file, in order."""
+    """Names of all columns of a file, in order; of several files those of the first one."""
+    source = source.parts[0]
     if source.path.suffix.lower() == ".parquet":
         with _open_parquet(source.path) as file:
             return file.schema_arrow.names
@@ -264,7 +285,7 @@ def column_names(source: Source) -> list[str]:
     return list(first)
 
 
-def require_column(path: Path, there: list[str], name: str, *, by: str = "") -> None:
+def require_column(path: DataSource, there: list[str], name: str, *, by: str = "") -> None:
     """InputError unless one column has the name; `by` says which option names it."""
     if name not in there:
         listed = ", ".join(map(repr, there))
@@ -342,7 +363,7 @@ def _refuse_encoding(source: Source, error: UnicodeError, position: int, lines: 
     raise InputError(f"{problem}; {advice}") from None
 
 
-def _decodes(path: Path, encoding: str) -> bool:
+def _decodes(path: DataSource, encoding: str) -> bool:
     decoder = codecs.getincrementaldecoder(encoding)()
     with path.open("rb") as file:
         try:
@@ -616,14 +637,14 @@ def _json_string(value: Any, kinds: tuple[type, ...], place: str) -> str | None:
     raise InputError(f"{place}: must be {wanted}, is {shortened(json.dumps(value))}; correct it.")
 
 
-def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+def _open_parquet(path: DataSource) -> pyarrow.parquet.ParquetFile:
     try:
-        return pyarrow.parquet.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False)
+        return pyarrow.parquet.ParquetFile(opened(path), buffer_size=CHUNK, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         _refuse_parquet(path, error)
 
 
-def _refuse_parquet(path: Path, error: Exception) -> NoReturn:
+def _refuse_parquet(path: DataSource, error: Exception) -> NoReturn:
     problem = " ".join(str(error).split())
     raise InputError(f"{path}: not a readable Parquet file ({problem}); write it again.") from None
 
@@ -700,7 +721,7 @@ def refuse_nul(source: Source, batch: pa.RecordBatch, start: int) -> None:
         found = pc.match_substring(column, "\0").to_numpy(zero_copy_only=False)
         if found.any():
             raise InputError(
-                f"{source.path}: row {start + int(found.argmax()) + 1}, column {name!r}: a NUL "
+                f"{source.told(start + int(found.argmax()))}, column {name!r}: a NUL "
                 "byte; remove it, or name the file's encoding by --data.encoding."
             )
 

@@ -18,13 +18,13 @@ from typing import Any
 import keras
 import numpy as np
 import safetensors
-import tensorflow as tf
 
 from kbert.accumulation import accumulating
 from kbert.batches import EncodedSplit, training_batches
 from kbert.checkpoints import latest_checkpoint, save_state
 from kbert.command import asked_to_stop
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
+from kbert.distribution import distributed, is_chief, replicas_of, scope_of, slices_of
 from kbert.encoder import build_encoder, compute_in_parts, rematerialize
 from kbert.errors import InputError
 from kbert.evaluation import Evaluator, epoch_names
@@ -141,14 +141,28 @@ def new_model(
     config = model_config(task, checkpoint, options, train)
     keras.utils.set_random_seed(train.seed)
     dtype = policy_of(train.precision)
-    encoder = build_encoder(config, dtype=dtype)
-    model = task.build_model(encoder, config, dtype=dtype)
+    with scope_of(train):
+        encoder = build_encoder(config, dtype=dtype)
+        model = task.build_model(encoder, config, dtype=dtype)
     if checkpoint is not None and not task.has_new_encoder:
         load_checkpoint_weights(model, checkpoint)
     if train.frozen_layers:
         blocks = [f"transformer_layer_{index}" for index in range(train.frozen_layers)]
         for name in (*EMBEDDINGS, *blocks):
             encoder.get_layer(name).trainable = False
+    return trainable(model, task, train)
+
+
+def trainable(model: keras.Model, task: Task, train: TrainOptions) -> keras.Model:
+    """The model with the step that the options ask for: in parts, or by several devices.
+
+    Args:
+        model: The task's, made in `kbert.distribution.scope_of` the options.
+        task: Takes batches apart.
+        train: How.
+    """
+    if replicas_of(train) is not None:
+        return distributed(model, task, train)
     return model if train.accumulate == 1 else accumulating(model, task, train.accumulate)
 
 
@@ -239,12 +253,14 @@ def fit(
         Diverged: the loss, or a weight, became infinite or nan; no checkpoint has that state.
     """
     began = time.perf_counter()
+    replicas = replicas_of(options)
     steps = math.ceil(len(train) / options.batch_size)
     if options.rematerialize:
         rematerialize(model)
     if options.lora_rank:
         alpha = options.lora_alpha or 2.0 * options.lora_rank
-        add_low_rank(model, rank=options.lora_rank, alpha=alpha, seed=options.seed)
+        with scope_of(options):
+            add_low_rank(model, rank=options.lora_rank, alpha=alpha, seed=options.seed)
     _tell_what_is_trained(model)
     rows = rows_that_occur(model, task, train, options)
     _compile(model, task, options, total_steps=steps * options.epochs, rows=rows)
@@ -259,9 +275,12 @@ def fit(
             part.unlink()
     if state is not None:
         logger.info("going on from %s", state.name)
+    if state is not None or replicas is not None:
         _build_state(model, train, task, options)
+    if replicas is not None:
+        progress = Progress(**replicas.from_chief(dataclasses.asdict(progress)))
     evaluator = None
-    if validation is not None:
+    if validation is not None and is_chief(options):
         evaluator = Evaluator(model, task.measured, validation, batch_size=EVALUATION_BATCH_SIZE)
     last = options.epochs if until_epoch is None else min(until_epoch, options.epochs)
     watchers = [callback for callback in callbacks if isinstance(callback, Watcher)]
@@ -270,6 +289,8 @@ def fit(
         for watcher in watchers:
             watcher.restore(seen.get(watcher.name, {}))
     with asked_to_stop() as asked:
+        if replicas is not None and replicas.cluster is not None:
+            asked = model.agree_on(asked)
         keeper = _Keeper(
             progress,
             options,
@@ -295,6 +316,8 @@ def fit(
                 epoch=progress.epoch,
                 start=progress.step,
             )
+            if replicas is not None:
+                batches = slices_of(batches, task, replicas)
             model.fit(
                 batches,
                 initial_epoch=progress.epoch,
@@ -388,6 +411,8 @@ class _Keeper(keras.callbacks.Callback):
         self.folder = folder
         self.pending = restore
         self.watchers = watchers
+        self.replicas = replicas_of(options)
+        self.is_shared = self.replicas is None
         self.asked = asked
         self.steps = steps
         self.counted = began
@@ -401,12 +426,26 @@ class _Keeper(keras.callbacks.Callback):
         return _digest(self.model.non_trainable_weights)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        if self.pending is not None:  # after fit has reset the metrics: their sums are restored
-            _restore_variables(self.model, self.pending, frozen=self.frozen)
-            self.pending = None
-            if self.progress.step == 0:  # they are of the epoch before
-                self.model.reset_metrics()
-        self.last_time = None if self.model.optimizer.iterations == 0 else time.perf_counter()
+        # after fit has reset the metrics: their sums are restored
+        if self._restore() and self.progress.step == 0:  # they are of the epoch before
+            self.model.reset_metrics()
+        is_first = self.model.optimizer.iterations.numpy() == 0
+        self.last_time = None if is_first else time.perf_counter()
+
+    def _restore(self) -> bool:
+        """Give the model the checkpoint's state, or the chief's, once; whether there was one."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            _restore_variables(self.model, pending, frozen=self.frozen)
+        if self.is_shared:
+            return pending is not None
+        self.is_shared = True
+        is_restored = self.replicas.from_chief(pending is not None)
+        self.replicas.share(self.model.weights)
+        if is_restored:
+            self.replicas.share(_variables(self.model).values())
+        self.replicas.spread_seeds(self.model)
+        return is_restored
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         now = time.perf_counter()
@@ -424,8 +463,11 @@ class _Keeper(keras.callbacks.Callback):
         optimizer.settle()  # validation may meet any row
 
     def between_validation_batches(self) -> None:
-        """The validation of a large split takes longer than one who asks to stop may wait."""
-        if self.asked:
+        """The validation of a large split takes longer than one who asks to stop may wait.
+
+        But for several processes, of which only the chief is here, and the others wait for it.
+        """
+        if self.asked and (self.replicas is None or self.replicas.cluster is None):
             self._check_weights()
             self.save()  # with all steps of the epoch done: it goes on with its validation
             self._leave_if_asked()
@@ -451,6 +493,8 @@ class _Keeper(keras.callbacks.Callback):
             self._keep_best()
         waited = progress.epoch - (progress.best_epoch or 0)
         progress.stopped = bool(self.options.patience) and waited >= self.options.patience
+        if self.replicas is not None:  # only the chief has validated
+            progress.stopped = self.replicas.from_chief(progress.stopped)
         progress.epoch += 1
         progress.step = 0
         self.save()
@@ -478,7 +522,7 @@ class _Keeper(keras.callbacks.Callback):
         if self.folder is None:
             return
         self._count_time()
-        total = int(self.model.optimizer.iterations)
+        total = int(self.model.optimizer.iterations.numpy())
         tensors = {name: of.numpy() for name, of in _variables(self.model).items()}
         metadata = {
             PROGRESS: json.dumps(dataclasses.asdict(self.progress)),
@@ -489,9 +533,8 @@ class _Keeper(keras.callbacks.Callback):
 
     def finish(self, model: keras.Model) -> None:
         """Give the model the weights that it ends with, those of its last or of its best epoch."""
-        if self.pending is not None:  # there was nothing left to train
-            self.set_model(model)
-            _restore_variables(model, self.pending, frozen=self.frozen)
+        self.set_model(model)
+        self._restore()  # if there was nothing left to train
         if _keeps_best(self.options):
             if self.folder is not None:
                 _restore_trained(model, self.folder / "best.safetensors")
@@ -578,7 +621,7 @@ def rows_that_occur(
     if task.meets_any_token or options.precision == "float16" or encoder is None:
         return {}
     embeddings = encoder.get_layer("token_embedding").embeddings
-    if not embeddings.trainable or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+    if not embeddings.trainable:
         return {}
     occurs = np.zeros(embeddings.shape[0], bool)
     occurs[list(task.tokenizer.special_token_ids)] = True
@@ -598,9 +641,10 @@ def _compile(
     total_steps: int,
     rows: dict[str, np.ndarray],
 ) -> None:
-    optimizer = new_optimizer(options, total_steps=total_steps, rows=rows)
-    # before the step is traced: variables that are made in it have it traced twice, and keep it
-    optimizer.build(model.trainable_variables)
+    with scope_of(options):
+        optimizer = new_optimizer(options, total_steps=total_steps, rows=rows)
+        # before the step is traced: variables that are made in it have it traced twice, and keep it
+        optimizer.build(model.trainable_variables)
     compute_in_parts(model, parts_of(options))
     model.compile(
         optimizer, loss=task.loss(), jit_compile=options.compile == "xla", **task.metrics()

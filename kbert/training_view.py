@@ -217,7 +217,7 @@ class Curves(Watcher):
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16's loss scaling
         return {
             "learning_rate": float(optimizer.learning_rate),
-            "gradient_norm": float(optimizer.gradient_norm),
+            "gradient_norm": float(optimizer.gradient_norm.numpy()),
         }
 
     def _speed(self) -> dict[str, float]:
@@ -682,4 +682,4 @@ def plain_markdown(text: str) -> str:
 
 def step_of(model: keras.Model) -> int:
     """Steps that the model was trained."""
-    return int(model.optimizer.iterations)
+    return int(model.optimizer.iterations.numpy())

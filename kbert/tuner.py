@@ -315,7 +315,7 @@ class _Shown(keras.callbacks.Callback):
         self.steps = experiment.total_steps // self.epochs
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        step = int(self.model.optimizer.iterations)
+        step = int(self.model.optimizer.iterations.numpy())
         epoch = (step - 1) // self.steps + 1
         within = step - (epoch - 1) * self.steps
         self.report.progress(self.trial, f"epoch {epoch}/{self.epochs}, step {within}/{self.steps}")

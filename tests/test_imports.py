@@ -68,8 +68,11 @@ LEVELS = {
     "answer_spans": set(),
     "whole_files": set(),
     "config": GROUND,
-    "text_files": GROUND,
-    "data": {"config", "text_files", *GROUND},
+    "shards": GROUND,
+    "text_files": {"shards", *GROUND},
+    "data": {"config", "shards", "text_files", *GROUND},
+    "cluster": {"config", *GROUND},
+    "launch": {"cluster", *GROUND},
     "torch_files": GROUND,
     "tensor_files": GROUND,
     "checkpoints": {"tensor_files", *GROUND},
@@ -91,6 +94,7 @@ LEVELS = {
     "encoder": {"config", "precision", *GROUND},
     "lora": {"encoder", "optimizers"},
     "accumulation": {"evaluation", "tasks.task"},
+    "distribution": {"accumulation", "cluster", "config", "evaluation", "tasks.task", *GROUND},
     "window_pooling": {"config", *GROUND},
     "heads": {"config", "encoder", "pooling", "window_pooling", *GROUND},
     "decoder": {"config", "encoder", *GROUND},
@@ -152,7 +156,7 @@ LEVELS = {
     "certificate": {"answers", *GROUND},
     "fresh_process": {"answers"},
     "certify": {"answers", "certificate", "fresh_process", "saving", "tasks.task", *GROUND},
-    "lineage": {"config", "checkpoint_files", *GROUND},
+    "lineage": {"config", "checkpoint_files", "shards", *GROUND},
     "serving_ops": set(),
     "serving_files": {"version_folders", *GROUND},
     "warmup": {"batches", "text_files", "tasks.task", *GROUND},
@@ -191,6 +195,7 @@ LEVELS = {
         "tensor_files",
         "accumulation",
         "batches",
+        "distribution",
         "fastest_step",
         "lora",
         "precision",
@@ -283,6 +288,7 @@ LEVELS = {
     "row_vectors": {"batches", "tasks.task", *GROUND},
     "features": {
         "batches",
+        "distribution",
         "evaluation",
         "experiment",
         "heads",
@@ -308,6 +314,7 @@ LEVELS = {
     },
     "trained_part": {"distillation", "experiment", "features"},
     "retraining": {
+        "distribution",
         "evaluation",
         "experiment",
         "memory",
@@ -369,6 +376,7 @@ ALLOWED_FOREIGN = {
     "compare": {"serve"},
     "report": {"serve"},
     "worker": {"serve"},
+    "launch": {"serve"},
     "evaluate": {"serve"},
     "similar": {"serve"},
     "predict": {"serve"},
@@ -408,7 +416,7 @@ def is_module(name: str) -> bool:
 @pytest.mark.parametrize("path", sorted((ROOT / "kbert").rglob("*.py")), ids=lambda path: path.stem)
 def test_direction(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT / "kbert").with_suffix("").parts)
-    if module in ("__init__", "run", "worker"):  # what starts the rest
+    if module in ("__init__", "run", "joint_run", "worker"):  # what starts the rest
         return
     allowed = LEVELS[level_of(module.removesuffix(".__init__"))]
     for name in imports(path):

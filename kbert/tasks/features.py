@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -69,3 +71,9 @@ class FeatureInputs:
     def pack(self, segments: list[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
         """One vector a row: float32 (batch, hidden)."""
         return {"features": segments[0].values}
+
+    def examples(
+        self, batch: tuple[dict[str, tf.Tensor], Any, Any], start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any, Any]:
+        """Some rows of a batch, as `Task.examples`."""
+        return tf.nest.map_structure(lambda tensor: tensor[start:end], batch)
