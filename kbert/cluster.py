@@ -194,7 +194,7 @@ def _listening(cluster: Cluster) -> Iterator[socket.socket]:
         with socket.socket(found[0], socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(found[4])
-            listener.listen(len(cluster.addresses))
+            listener.listen(len(cluster.addresses) + 64)  # strangers may knock, too
             yield listener
     except OSError as error:
         raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 FOLDER, CHECKPOINT = Path(sys.argv[1]), sys.argv[2]
+AS_A_GRAPH = "tagging in parts, as a graph"
 EPOCH = {"--data.max_length": 12, "--train.epochs": 1, "--train.batch_size": 5,
          "--train.learning_rate": 1e-3, "--model.dropout": 0, "--train.seed": 3}  # fmt: skip
 
@@ -36,34 +37,32 @@ def cases() -> dict[str, list[str]]:
     answers = ["cat sat\tthe good cat sat . a dog ran .\tgood cat", "ran\ta bad dog ran\tdog"]
     labels = ["the cat sat .\tx,y", "good cats ran\ty", "the dog\t"]
     files = {
-        "texts": write("texts.tsv", ["text\tlabel", *texts * 9][:27]),
-        "pairs": write("pairs.tsv", ["a\tb\tlabel", *pairs * 9][:27]),
-        "tags": write("tags.tsv", ["text\ttags\tintent", *tags * 9][:27]),
-        "answers": write("answers.tsv", ["question\tcontext\tanswer", *answers * 13]),
-        "labels": write("labels.tsv", ["text\tlabel", *labels * 9][:27]),
-        "translations": write("translations.tsv", ["text\ttarget\tlabel", *pairs * 9][:27]),
+        "texts": write("texts.tsv", ["text\tlabel", *texts * 9][:12]),
+        "pairs": write("pairs.tsv", ["a\tb\tlabel", *pairs * 9][:12]),
+        "tags": write("tags.tsv", ["text\ttags\tintent", *tags * 9][:12]),
+        "answers": write("answers.tsv", ["question\tcontext\tanswer", *answers * 13][:12]),
+        "labels": write("labels.tsv", ["text\tlabel", *labels * 9][:12]),
+        "translations": write("translations.tsv", ["text\ttarget\tlabel", *pairs * 9][:12]),
     }
     two = ["--data.text_column", "[a, b]"]
     kinds = {
         "classification": ("texts", ["--task.class_weights", "balanced"]),
         "windows": ("texts", ["--data.max_length", "6", "--data.stride", "1"]),
-        "in parts": ("texts", ["--train.accumulate", "2", "--task.class_weights", "balanced"]),
-        "low rank": ("texts", ["--train.lora_rank", "2", "--train.rematerialize", "true"]),
+        "low rank": ("texts", ["--train.lora_rank", "2"]),
         "features": ("texts", ["--task", "features"]),
         "regression": ("pairs", ["--task", "regression", *two]),
         "embedding": ("pairs", ["--task", "embedding", *two]),
         "multi_label": ("labels", ["--task", "multi_label"]),
         "masked_lm": ("texts", ["--task", "masked_lm", "--task.mask_rate", "0.4"]),
         "next_sentence": ("texts", ["--task", "masked_lm", "--task.next_sentence", "true"]),
-        "tagging": ("tags", ["--task", "tagging", "--task.intent_column", "intent"]),
         "question_answering": (
             "answers",
             ["--task", "question_answering", "--data.text_column", "[question, context]",
              "--data.max_length", "10"],
         ),
         "translation": ("translations", ["--task", "translation", "--task.decoder_layers", "1"]),
-        "as a graph": ("tags", ["--task", "tagging", "--task.intent_column", "intent",
-                                "--train.accumulate", "2"]),
+        AS_A_GRAPH: ("tags", ["--task", "tagging", "--task.intent_column", "intent",
+                                "--train.accumulate", "2", "--train.rematerialize", "true"]),
     }  # fmt: skip
     return {name: ["--data.train", files[file], *words] for name, (file, words) in kinds.items()}
 
@@ -101,20 +100,29 @@ def compare(words: list[str]) -> dict[str, Any]:
     experiment = experiment_of(words)
     before = {of.path: of.numpy() for of in experiment.new_model().weights}
     (one, figures), (two, theirs) = trained(experiment), trained(mirrored(experiment))
+    # what moves all logits of a text alike has a gradient of rounding alone
+    rounding = ("key/bias", "qa_outputs/bias")
+    if "question_answering" in words:
+        rounding += ("transformer_layer_1/feedforward_layer_norm/beta",)
     weights, moved = {}, {}
     for ours, other in zip(one.weights, two.weights, strict=True):
-        if not ours.path.endswith(("key/bias", "qa_outputs/bias")):  # gradients of rounding alone
+        if not ours.path.endswith(rounding):
             weights[ours.path] = float(np.abs(ours.numpy() - other.numpy()).max())
             moved[ours.path] = float(np.abs(ours.numpy() - before[ours.path]).max())
     return {
-        "figures": figures,
-        "of two": theirs,
+        "figures": without_parts(figures),
+        "of two": without_parts(theirs),
         "worst": max(weights, key=lambda path: weights[path]),
         "apart": max(weights.values()),
         "moved": max(moved.values()),
         "replicas": two.replicas.count,
         "rows": len(experiment.splits["train"]),
     }
+
+
+def without_parts(figures: dict[str, float]) -> dict[str, float]:
+    """All but the losses of several outputs, which Keras weighs by rows in eager mode alone."""
+    return {name: of for name, of in figures.items() if not name.endswith("_loss")}
 
 
 def dropout(words: list[str]) -> dict[str, bool]:
@@ -143,8 +151,9 @@ def main() -> None:
     found = {}
     for name, words in cases().items():
         # a graph takes ten times as long to trace as an epoch of such rows takes to compute
-        tf.config.run_functions_eagerly(name != "as a graph")
+        tf.config.run_functions_eagerly(name != AS_A_GRAPH)
         found[name] = compare(words)
+    tf.config.run_functions_eagerly(True)
     found["dropout"] = dropout(cases()["classification"])
     print(json.dumps(found, indent=1))
 

@@ -49,12 +49,16 @@ def test_each_has_its_place(tmp_path: Path) -> None:
 def test_a_new_group_when_one_dies(tmp_path: Path) -> None:
     """The first time worker 1 is killed; the others, left alone, end by themselves with 75."""
     script = """
-died = os.path.exists(mark + "/died")
-if not died and index == 1:
-    open(mark + "/died", "w").close(); os.kill(os.getpid(), 9)
-while not died and not os.path.exists(mark + "/died"):
+if os.path.exists(mark + "/died"):
+    sys.exit(0)
+open(f"{mark}/{index}", "w").close()
+while not all(os.path.exists(f"{mark}/{other}") for other in range(count)):
     time.sleep(0.01)
-sys.exit(0 if died else 75)
+if index == 1:
+    open(mark + "/died", "w").close(); os.kill(os.getpid(), 9)
+while not os.path.exists(mark + "/died"):
+    time.sleep(0.01)
+sys.exit(75)
 """
     status, lines = launch(tmp_path, script, "--workers", "3", "--restarts", "1")
     assert (status, lines) == (
