@@ -34,6 +34,8 @@ MAX_FEATURES = 200_000
 """Features at most, the most frequent ones."""
 MAX_WEIGHTS = 10_000_000
 """Features times columns of weights at most."""
+MOST_BYTES = 8 * (MAX_WEIGHTS + 2 * MAX_FEATURES)
+"""Of a file, more than the largest has."""
 MIN_ROWS = 2  # in which a feature is to be seen
 STRENGTHS = (3.0, 30.0, 300.0)  # scikit-learn's C; the validation rows choose among them
 DEFAULT_STRENGTH = 30.0  # without validation rows
@@ -328,6 +330,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; it is written beside a finished run.")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: has over {MOST_BYTES:,} bytes, as no baseline; make it anew.")
     try:
         with safe_open(path, "np") as file:
             is_ours = (file.metadata() or {}).get("format") == FORMAT

@@ -81,7 +81,7 @@ def _checksum(tensors: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, 
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
     for name, array in tensors:
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(np.asarray(array, order="C").reshape(-1).view(np.uint8))
+        digest.update(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"command", "errors", "whole_files"}
+GROUND = {"command", "errors", "foreign_files", "whole_files"}
 PREPROCESSING = {"assets", "config", "preprocessing", "tokenizer_files", *GROUND}
 MODEL = {
     "config",
@@ -63,6 +63,8 @@ LEVELS = {
     },
     "similar": {"text_files", "progress", "sentence_encoder", "tasks.task", "terminal", *GROUND},
     "errors": set(),
+    "foreign_files": {"errors"},
+    "foreign_graphs": {"config", *GROUND},
     "command": {"errors"},
     "answer_scores": set(),
     "answer_spans": set(),
@@ -126,6 +128,7 @@ LEVELS = {
     "predictor": {
         "certificate",
         "finished_run",
+        "foreign_graphs",
         "fresh_process",
         "tasks.task",
         *GROUND,
@@ -185,7 +188,7 @@ LEVELS = {
         "report_view",
         *GROUND,
     },
-    "verify": {"answers", "certificate", "fresh_process", *GROUND},
+    "verify": {"answers", "certificate", "foreign_graphs", "fresh_process", *GROUND},
     "publish": {"certificate", "serving_files", "version_folders", *GROUND},
     "version_folders": GROUND,
     "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
@@ -340,6 +343,7 @@ LEVELS = {
     },
     "finished_run": {
         "batches",
+        "checkpoint_files",
         "data",
         "text_files",
         "experiment",

@@ -102,7 +102,7 @@ def test_make_targets() -> None:
         f"bench-{name}"
         for name in ("quality", "scale", "search", "tokenizer", "monitoring", "serving", "batching")
     ]
-    checks = ("fidelity", "survive", "serve-check", "serve-fuzz")
+    checks = ("fidelity", "survive", "serve-check", "serve-fuzz", "hostile", "fuzz-files")
     for target in ("demo", "test", "lint", "look", "tasks", *checks, *benchmarks):
         assert f"make {target}" in (ROOT / "README.md").read_text("utf-8") or target == "lint"
         process = subprocess.run(
