@@ -27,6 +27,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -738,7 +739,8 @@ def _refuse_parquet(path: DataSource, error: Exception) -> NoReturn:
 
 def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
     rows = unpacked = 0
-    most = max(SMALL, MOST_UNPACKED * source.path.stat().st_size)
+    with source.path.open("rb") as file:
+        most = max(SMALL, MOST_UNPACKED * file.seek(0, os.SEEK_END))
     try:
         with _open_parquet(source.path) as file:
             for name in source.columns:

@@ -77,7 +77,7 @@ def _read(folder: Path) -> dict[str, Any]:
     added = _added_tokens(folder, config, definition)
     num_word_pieces = len(vocabulary)
     _append_added_tokens(source, vocabulary, added)
-    _refuse_words(source, vocabulary[num_word_pieces:], lowercase=settings["lowercase"])
+    _refuse_words(source, vocabulary[num_word_pieces:], lowercase=bool(settings["lowercase"]))
     extra = [token for token in added.values() if token not in names.values()]
     further = config.get("additional_special_tokens") or []
     if not isinstance(further, list):
