@@ -1,6 +1,6 @@
-# make demo | test | lint | look | tasks | scale | fidelity | serve-check | serve-fuzz | bench |
-# bench-quality | bench-scale | bench-search | bench-tokenizer | bench-memory | bench-monitoring |
-# bench-serving | bench-batching | clean
+# make demo | test | lint | look | tasks | scale | fidelity | survive | serve-check | serve-fuzz |
+# hostile | fuzz-files | bench | bench-quality | bench-scale | bench-search | bench-tokenizer |
+# bench-memory | bench-monitoring | bench-serving | bench-batching | clean
 # Everything runs in .venv, which is made when it is missing, with the versions of constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +12,8 @@ OLD_TENSORFLOW := .venv-tf212
 TRANSFORMERS_5 := .venv-transformers5
 SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: demo test environments lint look tasks scale fidelity serve-check serve-fuzz clean
+.PHONY: demo test environments lint look tasks scale fidelity survive serve-check serve-fuzz
+.PHONY: hostile fuzz-files clean
 .PHONY: bench bench-quality bench-scale bench-search bench-tokenizer bench-memory
 .PHONY: bench-monitoring bench-serving bench-batching
 
@@ -47,6 +48,10 @@ scale: .venv/demo.done
 fidelity: .venv/test.done .venv/demo.done $(TRANSFORMERS_5)/done
 	$(VENV)/python tests/fidelity
 
+# a run, a search and an export die thirty times: about 20 minutes on 2 cores
+survive: .venv/test.done
+	$(VENV)/python tests/survive.py
+
 # 50 clients over 100 hot swaps: six minutes, and the demo's training where it has not run
 serve-check: .venv/test.done .venv/demo.done
 	$(VENV)/python tests/serve_check.py
@@ -54,6 +59,14 @@ serve-check: .venv/test.done .venv/demo.done
 # ten minutes of made-up requests
 serve-fuzz: .venv/test.done .venv/demo.done
 	$(VENV)/python tests/serve_fuzz.py
+
+# bad and hostile files, each read as kbert reads it: about ten minutes, and 4 GB of disk for a while
+hostile: .venv/test.done
+	$(VENV)/python tests/hostile.py
+
+# ten minutes of mutated files for each of 14 readers, and a line of 10 GB
+fuzz-files: .venv/test.done
+	$(VENV)/python tests/fuzz_files.py
 
 # training beside HuggingFace's Trainer and keras-hub: about half an hour on 2 quiet cores
 bench: .venv/test.done .venv/demo.done

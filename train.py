@@ -10,7 +10,7 @@ from serve.startup import import_tensorflow_quietly
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for bad input, 130 after Ctrl-C."""
+    """Run the command line; the status: 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
 
     def work() -> int:
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return joint_run.run(at_toy_size(config) if config.smoke else config)
 
-    return finish("train.py: error", work, debug=debug)
+    return finish("train.py: error", work, debug=debug, resumes=True)
 
 
 if __name__ == "__main__":

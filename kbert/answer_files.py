@@ -22,7 +22,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from kbert.errors import InputError
-from kbert.whole_files import lock_file, written_whole
+from kbert.whole_files import lock_file, sync, written_whole
 
 MANIFEST, LOCK = "manifest.json", ".lock"
 JOINED, COMPLETE = "joined", "complete"
@@ -69,6 +69,7 @@ class Parts:
         joined = self.folder / JOINED
         tables = (pyarrow.feather.read_table(path, memory_map=False).cast(schema) for path in paths)
         _WRITERS[self.output.suffix.lower()](joined, schema, tables)
+        sync(joined)
         (self.folder / COMPLETE).touch()  # with nothing joined any more, it is in its place
         os.replace(joined, self.output)
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from kbert.errors import InputError
 from kbert.logistic import weights_of
-from kbert.whole_files import written_whole
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -35,6 +34,8 @@ MAX_FEATURES = 200_000
 """Features at most, the most frequent ones."""
 MAX_WEIGHTS = 10_000_000
 """Features times columns of weights at most."""
+MOST_BYTES = 8 * (MAX_WEIGHTS + 2 * MAX_FEATURES)
+"""Of a file, more than the largest has."""
 MIN_ROWS = 2  # in which a feature is to be seen
 STRENGTHS = (3.0, 30.0, 300.0)  # scikit-learn's C; the validation rows choose among them
 DEFAULT_STRENGTH = 30.0  # without validation rows
@@ -95,15 +96,10 @@ class Baseline:
         Raises:
             OSError: it cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from kbert.tensor_files import write_tensors
 
         arrays = {name: np.asarray(getattr(self, name), kind) for name, (kind, _) in ARRAYS.items()}
-        with written_whole(path) as beside:
-            try:
-                save_file(arrays, beside, metadata={"format": FORMAT})
-            except SafetensorError as error:
-                raise OSError(str(error)) from None
+        write_tensors(path, arrays, {"format": FORMAT})
 
     @classmethod
     def load(cls, path: Path) -> Baseline:
@@ -334,6 +330,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; it is written beside a finished run.")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: has over {MOST_BYTES:,} bytes, as no baseline; make it anew.")
     try:
         with safe_open(path, "np") as file:
             is_ours = (file.metadata() or {}).get("format") == FORMAT

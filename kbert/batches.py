@@ -26,6 +26,7 @@ from kbert.preprocessing import PackedSizes
 from kbert.preprocessing.threads import map_in_threads
 from kbert.tasks.task import Gold, Rows, Task
 from kbert.text_files import Source, read_rows
+from kbert.whole_files import sync_all
 
 logger = logging.getLogger(__name__)
 
@@ -392,6 +393,7 @@ def _encode_source(source: Source, task: Task, folder: Path) -> None:
             for segments, targets in map_in_threads(lambda of: encode(*of), columns):
                 texts.append(segments)
                 answers.append(targets)
+        sync_all(beside)
         try:
             beside.rename(folder)
         except OSError:  # another process was first; its files hold the same

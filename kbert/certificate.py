@@ -14,11 +14,13 @@ import numpy as np
 
 from kbert.answers import IDS, Answers, Comparison, compare, scale
 from kbert.errors import InputError
+from kbert.foreign_files import malformed_told, read_json
 from kbert.whole_files import written_whole
 
 FORMAT = 1
 PLACE = Path("assets.extra") / "parity.json"
 FLOAT32 = "float32"
+ADVICE = "export the model again, or name another parity.json"
 SOURCES = ("python", "saved_model", "huggingface")
 
 
@@ -87,20 +89,12 @@ def read_certificate(path: Path) -> Certificate:
     Raises:
         InputError: it cannot be read, or is no certificate of this format.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name a parity.json.") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({_words(error)}); export the model again.") from None
+    content = read_json(path, advice=ADVICE)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise InputError(f"{path}: not a certificate of format {FORMAT}, but {found}.")
-    try:
+        raise InputError(f"{path}: not a certificate of format {FORMAT}, but {found!r}.")
+    with malformed_told(path, advice=ADVICE):
         return _from_json(content)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {_words(error)}"
-        raise InputError(f"{path}: damaged ({reason}); export the model again.") from None
 
 
 def find_saved_model(path: Path) -> Path:
@@ -230,10 +224,9 @@ def _plain(array: np.ndarray) -> list:
 
 def _from_json(content: dict[str, Any]) -> Certificate:
     probes, outputs = content["probes"], content["outputs"]
-    types = {
-        name: object if output["type"] == "string" else np.dtype(output["type"])
-        for name, output in outputs.items()
-    }
+    types = {name: _type(output["type"]) for name, output in outputs.items()}
+    if not all(isinstance(text, str) for row in probes for text in row["inputs"].values()):
+        raise TypeError("a probe's text is no string")
     return Certificate(
         signature=content["signature"],
         bound=float(content["bound"]),
@@ -257,9 +250,21 @@ def _from_json(content: dict[str, Any]) -> Certificate:
     )
 
 
+def _type(name: str) -> Any:
+    if name == "string":
+        return object
+    kind = np.dtype(name)
+    if kind.kind not in "fiub":  # others may take any memory for a value
+        raise TypeError(f"an output holds {name}")
+    return kind
+
+
 def _answers(rows: list[dict[str, Any]], types: dict[str, Any]) -> Answers:
+    ids = {key: [row[key] for row in rows] for key in IDS}
+    if not all(type(number) is int for of in ids.values() for row in of for number in row):
+        raise TypeError("ids are no whole numbers")
     return Answers(
-        ids={key: [row[key] for row in rows] for key in IDS},
+        ids=ids,
         outputs={
             name: np.array([row["outputs"][name] for row in rows], types[name])
             for name in rows[0]["outputs"]
@@ -269,7 +274,3 @@ def _answers(rows: list[dict[str, Any]], types: dict[str, Any]) -> Answers:
 
 def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())

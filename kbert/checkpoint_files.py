@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +16,10 @@ import h5py
 import ml_dtypes  # noqa: F401  (gives numpy the bfloat16 that safetensors asks it for)
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from kbert.errors import InputError
+from kbert.foreign_files import malformed_told, read_object
+from kbert.tensor_files import write_tensors
 from kbert.torch_files import TorchFile
 from kbert.whole_files import written_whole
 
@@ -27,6 +27,11 @@ WHOLE_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")
 INDEX_ENDING = ".index.json"
 WEIGHT_FILES = tuple(name + ending for name in WHOLE_FILES for ending in ("", INDEX_ENDING))
 """The files that can be read, the preferred one first; an index stands for its shards."""
+
+MOST_TENSORS = 100_000
+"""Of a file; of BERT-large it are 400. And of the groups and datasets of an .h5 file."""
+MOST_LEVELS = 50
+"""Of groups in each other; a tf_model.h5 has 10."""
 
 # What h5py, safetensors, zipfile and the parser of pickles raise at a damaged file.
 _DAMAGED = (
@@ -50,6 +55,8 @@ class TensorFile(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+        if len(shapes) > MOST_TENSORS:
+            raise ValueError(f"it holds over {MOST_TENSORS:,} tensors")
         self.path = path
         self._shapes = shapes
 
@@ -115,14 +122,10 @@ def read_index(path: Path) -> dict[str, str]:
     Raises:
         InputError: it is not an index, or names files other than shards beside it.
     """
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        shards = {str(tensor): Path(shard) for tensor, shard in weight_map.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise InputError(
-            f"{path}: must be JSON whose weight_map names the shard of each tensor; save the "
-            "checkpoint anew."
-        ) from None
+    advice = "its weight_map must name the shard of each tensor; save the checkpoint anew"
+    content = read_object(path, advice=advice)
+    with malformed_told(path, advice=advice):
+        shards = {str(tensor): Path(shard) for tensor, shard in content["weight_map"].items()}
     suffix = Path(path.name.removesuffix(INDEX_ENDING)).suffix
     for shard in shards.values():
         if shard.name != str(shard) or shard.suffix != suffix:
@@ -143,13 +146,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with written_whole(path) as beside:
-        # transformers refuses files that do not say which framework's layout they have.
-        try:
-            save_file(arrays, beside, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
+    # transformers refuses files that do not say which framework's layout they have
+    write_tensors(path, tensors, {"format": "pt"})
 
 
 def write_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -194,7 +192,7 @@ class _SafetensorsFile(TensorFile):
 class _HDF5File(TensorFile):
     def __init__(self, path: Path) -> None:
         self._file = h5py.File(path, "r")
-        super().__init__(path, _dataset_shapes(self._file))
+        super().__init__(path, _dataset_shapes(self._file, path.stat().st_size))
 
     def _read(self, name: str) -> np.ndarray:
         return self._file[name][()]  # pyright: ignore[reportIndexIssue, reportReturnType]
@@ -232,18 +230,37 @@ class _Shards(TensorFile):
         return file[known]
 
 
-def _dataset_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
-    """Datasets of the file itself: neither links nor data kept in other files are followed."""
-    shapes = {}
+def _dataset_shapes(file: h5py.File, size: int) -> dict[str, tuple[int, ...]]:
+    """Datasets of numbers of the file itself: no links, no data kept in other files are followed.
+
+    Args:
+        file: The file.
+        size: Of it, in bytes. Keras does not compress; what takes far more in memory was never
+            stored, or was compressed to fill it.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    seen = total = 0
 
     def visit(name: str | bytes, item: h5py.Group | h5py.Dataset) -> None:
+        nonlocal seen, total
+        seen += 1
         if isinstance(name, bytes):
             raise ValueError("the name of an object is not UTF-8")
-        if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
+        if seen > MOST_TENSORS or name.count("/") > MOST_LEVELS:
+            raise ValueError(f"it has over {MOST_TENSORS:,} objects, or over {MOST_LEVELS} levels")
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and _is_own(item):
             shapes[name] = item.shape
+            total += item.nbytes
+        if total > 2 * size:
+            raise ValueError(f"its tensors would take over {2 * size:,} bytes, twice its size")
 
     file.visititems(visit)  # each object once, whatever loops the groups form
     return shapes
+
+
+def _is_own(item: h5py.Dataset) -> bool:
+    """Whether the numbers of a dataset are in its file."""
+    return item.shape is not None and not item.external and not item.is_virtual
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from kbert.errors import NO_ROOM, InputError
+
+logger = logging.getLogger(__name__)
+
+SIGNALLED = 128  # and a signal's number: the status of what it has ended, as a shell has it
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, as it does before a machine is taken away: it ends a command as Ctrl-C does."""
 
 
 def finish(
@@ -27,11 +39,13 @@ def finish(
         resumes: Whether the same command goes on from where it was stopped.
 
     Returns:
-        2 after bad input, or where nothing more can be written; 130 after Ctrl-C.
+        2 after bad input, or where nothing more can be written; 130 after Ctrl-C, 143 after
+        SIGTERM.
     """
     goes_on = "; the same command goes on." if resumes else "."
     try:
-        return work() or 0
+        with _signal_handled(signal.SIGTERM, _terminate):
+            return work() or 0
     except (InputError, OSError) as error:
         problem = str(error)
         if isinstance(error, OSError):
@@ -43,6 +57,46 @@ def finish(
             traceback.print_exc()
         print(f"{command}: {problem}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"stopped{goes_on}", file=sys.stderr)
-        return 130
+        return status_of(stop)
+
+
+def status_of(stop: KeyboardInterrupt) -> int:
+    """The exit status of a command that was stopped."""
+    return SIGNALLED + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM fill, so that what runs is finished first, and saved.
+
+    A second signal ends it at once.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        asked.append(number)
+        logger.warning("stopping after this step (a second signal: at once, without saving)")
+
+    with _signal_handled(signal.SIGINT, ask), _signal_handled(signal.SIGTERM, ask):
+        yield asked
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _signal_handled(number: int, handler: Callable[[int, Any], None]) -> Iterator[None]:
+    try:
+        before = signal.signal(number, handler)
+    except ValueError:  # not in the main thread: nobody to listen to
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kbert.command import finish
 from kbert.errors import InputError
+from kbert.foreign_files import malformed_told, read_object, read_options, refuse_links_out
 from serve.command_line import OneLineParser
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ A paired test needs the same test rows in both runs: name the same test file (or
 their test rows from the same file with the same seed).
 """
 LEVEL = 0.95  # of the intervals
+READ = ("*.json", "*.yaml", "*.csv")
+ADVICE = "bring the run's own files back"
 FIGURES = {"accuracy": ("accuracy",), "f1_macro": ("f1_macro",), "log_loss": ("log_loss", "loss")}
 """Figures of the table, and their names in metrics.json, the newer one first."""
 
@@ -43,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    comparison = compare([read_run(Path(folder)) for folder in options.runs])
+    runs = [read_run(Path(folder)) for folder in options.runs]
+    with malformed_told(Path(", ".join(options.runs)), advice=ADVICE):
+        comparison = compare(runs)
+        lines = _table(comparison)
     if options.json:
         _write_json(Path(options.json), comparison)
-    _print(comparison)
+    _print(comparison, *lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +85,7 @@ class ComparedRun:
     def predictions(self) -> Predictions | None:
         """Those of the test rows; None where the run wrote none."""
         path = self.folder / "predictions.csv"
-        return _read_predictions(path) if path.exists() else None
+        return _read_predictions(path) if path.is_file() else None
 
     @cached_property
     def test_digests(self) -> set[str]:
@@ -88,7 +94,7 @@ class ComparedRun:
 
         found = set()
         for path in sorted(self.folder.glob(f"export/*/*/{LINEAGE_PLACE.as_posix()}")):
-            content = _read_json(path)
+            content = read_object(path, advice=ADVICE)
             digest = _part(_part(content, "data"), "test").get("sha256")
             found |= {digest} if isinstance(digest, str) else set()
         return found
@@ -122,8 +128,6 @@ def read_run(folder: Path) -> ComparedRun:
     Raises:
         InputError: the folder holds no run, or one that is not finished.
     """
-    import yaml
-
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: no run (no config.yaml): name the folder of a run.")
     if not (folder / "metrics.json").is_file():
@@ -131,14 +135,11 @@ def read_run(folder: Path) -> ComparedRun:
             f"{folder}: the run is not finished (no metrics.json): the command that began it goes "
             "on."
         )
-    try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{folder / 'config.yaml'}: {_one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{folder / 'config.yaml'}: not the options of a run.")
-    metrics = _read_json(folder / "metrics.json")
-    return ComparedRun(folder, _options(content, metrics), metrics)
+    refuse_links_out(folder, READ)
+    content = read_options(folder / "config.yaml", advice=ADVICE)
+    metrics = read_object(folder / "metrics.json", advice=ADVICE)
+    with malformed_told(folder, advice=ADVICE):
+        return ComparedRun(folder, _options(content, metrics), metrics)
 
 
 def compare(runs: Sequence[ComparedRun]) -> dict[str, Any]:
@@ -201,16 +202,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 # Reading
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON that can be read: {_one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not what a run writes; it must hold an object.")
-    return content
-
-
 def _read_predictions(path: Path) -> Predictions:
     import pyarrow as pa
     import pyarrow.csv
@@ -222,8 +213,8 @@ def _read_predictions(path: Path) -> Predictions:
     parse = pa.csv.ParseOptions(newlines_in_values=True)  # labels may have them
     try:
         table = pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: cannot be read: {_one_line(error)}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
     if table.num_rows == 0 or table["row"].null_count or table["prediction"].null_count:
         raise InputError(f"{path}: not the predictions of a run (columns row, prediction).")
     return Predictions(*(table[name].to_numpy() for name in types))
@@ -397,8 +388,8 @@ def _tested(theirs: Predictions, ours: Predictions) -> dict[str, Any]:
 # Showing
 
 
-def _print(comparison: dict[str, Any]) -> None:
-    _print_table(*_table(comparison))
+def _print(comparison: dict[str, Any], head: list[str], rows: list[list[str]]) -> None:
+    _print_table(head, rows)
     for run in comparison["runs"]:
         if run["against_baseline"]:
             print(_baseline_sentence(run))
@@ -552,10 +543,6 @@ def _write_json(path: Path, comparison: dict[str, Any]) -> None:
             beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--json {path}: {error.strerror}.") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -8,13 +8,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from kbert.errors import InputError
+from kbert.foreign_files import read_options
 
+MOST_LAYERS = 128
+"""Transformer blocks: it takes 60 ms to build one. The deepest BERT that is known has 48."""
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 """What the logits of a sequence classifier mean, in HuggingFace's words."""
 
@@ -49,6 +53,8 @@ class EncoderConfig:
         sizes = ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
         for name in (*sizes, "max_sequence_length", "num_segments"):
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        at_most = f"at most {MOST_LAYERS}"
+        _check(self.num_layers <= MOST_LAYERS, "num_layers", at_most, self.num_layers)
         _check(
             self.hidden_dim % self.num_heads == 0,
             "hidden_dim",
@@ -61,6 +67,17 @@ class EncoderConfig:
         if self.pad_token_id is not None:
             in_vocabulary = 0 <= self.pad_token_id < self.vocabulary_size
             _check(in_vocabulary, "pad_token_id", "in the vocabulary", self.pad_token_id)
+        require_memory(self.num_weights, "a model of these sizes")
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers that the encoder holds."""
+        hidden, wide = self.hidden_dim, self.intermediate_dim
+        rows = self.vocabulary_size + self.max_sequence_length + self.num_segments
+        attention = 4 * (hidden + 1) * hidden
+        feedforward = (hidden + 1) * wide + (wide + 1) * hidden
+        block = attention + feedforward + 4 * hidden  # two norms
+        return (rows + 2) * hidden + self.num_layers * block + (hidden + 1) * hidden
 
 
 @dataclass
@@ -225,11 +242,16 @@ class TrainOptions:
     """Stop after so many epochs without a better best_metric (by default loss); 0: never."""
     checkpoint_steps: int = 500
     """Write a checkpoint every so many steps, besides the one at the end of each epoch."""
+    keep_checkpoints: int = 2
+    """How many checkpoints to keep while the run goes on: should the newest be damaged, the one
+    before it is used."""
     seed: int = 0
     """Seed of new weights, dropout, masks and the order of rows."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "checkpoint_steps"):
+        for name in (
+            "epochs", "batch_size", "accumulate", "checkpoint_steps", "keep_checkpoints",
+        ):  # fmt: skip
             _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         most = f"at most train.batch_size ({self.batch_size})"
         _check(self.accumulate <= self.batch_size, "train.accumulate", most, self.accumulate)
@@ -828,16 +850,21 @@ def _task_name(words: list[str]) -> str:
 
 
 def _task_name_in_file(path: str) -> str | None:
-    import yaml
+    """The task that a YAML file of options names; and whether it is one.
 
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}.") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {path}: not a YAML file: {_one_line(error)}") from None
-    task = content.get("task") if isinstance(content, dict) else None
-    return task.get("name") if isinstance(task, dict) else None
+    Raises:
+        InputError: it cannot be read; or in place of options it names a file of them, which the
+            parser would read, wherever that is.
+    """
+    content = read_options(Path(path), advice="correct it, or name another --config")
+    groups = [item.name for item in fields(Config) if isinstance(item.default_factory, type)]
+    for name in ("config", "task", *groups):
+        if name in content and (name == "config" or not isinstance(content[name], dict)):
+            raise InputError(
+                f"{path}: {name} must be options in the file, received {content[name]!r}."
+            )
+    name = content.get("task", {}).get("name")
+    return None if name is None else str(name)
 
 
 def _require(config: Config) -> None:
@@ -901,6 +928,16 @@ def _require_distillable(config: Config) -> None:
                     f"distill.layers and model.{name} exclude each other: the student begins as "
                     "its teacher's layers, or as another model."
                 )
+
+
+def require_memory(count: int, what: str) -> None:
+    """InputError if the machine has not the memory for so many numbers in float32."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * count > memory:
+        raise InputError(
+            f"{what} takes {4 * count / 2**30:,.1f} GiB of memory, and this machine has "
+            f"{memory / 2**30:,.1f}."
+        )
 
 
 def _one_line(error: Exception) -> str:

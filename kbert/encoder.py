@@ -165,6 +165,19 @@ def compute_in_parts(model: keras.Model, parts: int) -> None:
 
 
 @contextlib.contextmanager
+def computed_in_parts(model: keras.Model, parts: int) -> Iterator[None]:
+    """Inside, the encoders of a model compute so many parts of a batch each."""
+    encoders = [layer for layer in (model, *model.layers) if isinstance(layer, Encoder)]
+    before = [encoder.parts for encoder in encoders]
+    compute_in_parts(model, parts)
+    try:
+        yield
+    finally:
+        for encoder, as_before in zip(encoders, before, strict=True):
+            encoder.parts = as_before
+
+
+@contextlib.contextmanager
 def computed_by_length(model: keras.Model, rows: int) -> Iterator[None]:
     """Inside, the encoders of a model compute so many rows of alike lengths at a time."""
     encoders = [layer for layer in (model, *model.layers) if isinstance(layer, Encoder)]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from kbert.command import finish
 from kbert.errors import InputError
+from kbert.foreign_files import read_object
 from serve.command_line import OneLineParser
 from serve.startup import import_tensorflow_quietly
 
@@ -280,10 +281,10 @@ def _require_replaceable(folder: Path) -> None:
 def _require_same_file(folder: Path, file: str) -> None:
     """InputError if a folder holds what was measured of another file of that name."""
     try:
-        before = json.loads((folder / METRICS).read_text(encoding="utf-8"))["file"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_object(folder / METRICS, advice="")["file"]
+    except (InputError, KeyError):
         return
-    if Path(before).resolve() != Path(file).resolve():
+    if not isinstance(before, str) or Path(before).resolve() != Path(file).resolve():
         raise InputError(
             f"{folder}: it holds the figures of {before}; name another folder by --output."
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import tensorflow as tf
 
 from kbert.batches import EncodedSplit, evaluation_batches, evaluation_order
 from kbert.calibration import softmax
+from kbert.encoder import computed_in_parts
+from kbert.kernel_threads import cores, has_one_thread_a_kernel
 from kbert.metrics import classes_report, intervals, probability_figures
 from kbert.paired_tests import mcnemar
 from kbert.scope import scope_report
@@ -55,8 +58,13 @@ class Evaluator:
         self.metrics = TaskMetrics(task.metrics())
         self.measured = tf.function(self._measured, reduce_retracing=True)
 
-    def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def validate(
+        self, *, between: Callable[[], None] | None = None
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Loss and metrics as training has them, and the task's outputs of every row.
+
+        Args:
+            between: Called before each batch; what it raises ends the pass.
 
         Returns:
             Figures by name, the loss being the mean over all rows by their weights, and the sum of
@@ -67,6 +75,8 @@ class Evaluator:
         weights = np.zeros(len(self.losses))
         collected: dict[str, list[np.ndarray]] = {}
         for batch in self.batches:
+            if between is not None:
+                between()
             outputs, loss, weight = self.measured(*batch)
             losses += loss.numpy() * weight.numpy()
             weights += weight.numpy()
@@ -80,7 +90,12 @@ class Evaluator:
         self, inputs: dict[str, tf.Tensor], targets: Any, weights: Any
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Outputs of a batch; of each output of the model its loss and its sum of weights."""
-        predicted = self.model(inputs, training=False)
+        with (
+            computed_in_parts(self.model, cores())
+            if has_one_thread_a_kernel()
+            else contextlib.nullcontext()
+        ):
+            predicted = self.model(inputs, training=False)
         self.metrics.update(targets, predicted, weights)
         losses = losses_by_output(self.losses, targets, predicted, weights)
         weighed = by_output(weights)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import tensorflow as tf
 
 from kbert.config import EncoderConfig, TrainOptions
 from kbert.encoder import build_encoder, compute_in_parts
+from kbert.kernel_threads import has_one_thread_a_kernel, parts_of_rows
 from kbert.precision import policy_of
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,9 @@ def fastest_step(
     """The options with precision and compile as they are fastest, where they are auto.
 
     One Transformer block of the model's sizes is trained for a few steps in each way: a model is
-    a stack of them. On a CPU that is float32 or bfloat16_products, graph or parallel; on a GPU
-    float32 or bfloat16. xla is for who asks for it: it compiles a model anew for each shape of a
+    a stack of them. On a CPU that is float32 or bfloat16_products, graph or parallel (without the
+    former where kernels have one thread, see `kbert.kernel_threads`); on a GPU float32 or
+    bfloat16. xla is for who asks for it: it compiles a model anew for each shape of a
     batch, of which there are dozens, and no measured step tells what that costs.
 
     Args:
@@ -48,12 +49,14 @@ def fastest_step(
     asked = [name for name in UNMEASURED if getattr(options, name) == AUTO]
     if not asked:
         return options
+    in_parts = ("parallel",) if has_one_thread_a_kernel() else ("graph", "parallel")
     if 6 * tokens * _block_weights(model) * model.num_layers < SHORT:
-        return dataclasses.replace(options, **{name: UNMEASURED[name] for name in asked})
+        unmeasured = {**UNMEASURED, "compile": in_parts[0]}
+        return dataclasses.replace(options, **{name: unmeasured[name] for name in asked})
     is_gpu = bool(tf.config.list_physical_devices("GPU"))
     ways = {
         "precision": ("float32", "bfloat16" if is_gpu else "bfloat16_products"),
-        "compile": ("graph",) if is_gpu else ("graph", "parallel"),
+        "compile": ("graph",) if is_gpu else in_parts,
     }
     choices = [ways[name] if name in asked else (getattr(options, name),) for name in UNMEASURED]
     block = dataclasses.replace(model, num_layers=1, vocabulary_size=64, pad_token_id=0)
@@ -72,11 +75,8 @@ def fastest_step(
 
 
 def parts_of(options: TrainOptions) -> int:
-    """Into how many parts rows are split to be computed side by side: one a core, of eight rows at
-    least."""
-    if options.compile != "parallel":
-        return 1
-    return max(1, min(len(os.sched_getaffinity(0)), options.part_size // 8))
+    """Into how many parts the rows of a step are split to be computed side by side."""
+    return parts_of_rows(options.part_size) if options.compile == "parallel" else 1
 
 
 def _block_weights(model: EncoderConfig) -> int:

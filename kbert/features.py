@@ -20,7 +20,7 @@ from kbert.experiment import Experiment
 from kbert.heads import linear_classifier
 from kbert.logistic import fit_logistic
 from kbert.row_vectors import VectorModel, cached_vectors
-from kbert.training import Progress, ValidationPass, model_config, trainable
+from kbert.training import Progress, ValidationPass, Watcher, model_config, trainable
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class FeatureExperiment(Experiment):
         self, model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]
     ) -> Progress:
         model.compile("sgd")  # callbacks look at its steps, of which there are none
+        watchers = [one for one in callbacks if isinstance(one, Watcher)]
         watched = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=1, steps=0)
         watched.on_epoch_begin(0)
         began = time.perf_counter()
@@ -74,7 +75,7 @@ class FeatureExperiment(Experiment):
         figures, _ = Evaluator(model, self.task, self.splits["train"]).validate()
         if "validation" in self.splits:
             evaluator = Evaluator(model, self.task, self.splits["validation"])
-            ValidationPass(evaluator, callbacks).on_epoch_end(0, figures)
+            ValidationPass(evaluator, watchers).on_epoch_end(0, figures)
         watched.on_epoch_end(0, figures)
         return Progress(
             epoch=1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +14,22 @@ import keras
 import numpy as np
 
 from kbert.batches import EncodedSplit, encode_split
+from kbert.checkpoint_files import TensorFile, open_tensors
 from kbert.config import Config, parse
 from kbert.data import read_split
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials, new_tokenizer
+from kbert.foreign_files import malformed_told, read_object, refuse_links_out
 from kbert.learned import read_learned
 from kbert.loading import resolve
 from kbert.search_space import with_values
 from kbert.tasks import task_class
 from kbert.tasks.task import Learned, Task
 from kbert.text_files import Source
-from kbert.training import load_weights
+
+READ = ("*.json", "*.yaml", "*.csv", "*.safetensors", "checkpoints/*.safetensors", "evaluation/*")
+"""What is read of a run's folder besides its export, and where evaluations are written."""
+ADVICE = "bring the run's own file back"
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,15 @@ class FinishedRun:
         search = self.metrics.get("search")
         if search is None:
             return self.options
+        path = self.folder / "metrics.json"
         try:
             values = search["winner"]["hyperparameters"]
         except (TypeError, KeyError):
             raise InputError(
-                f"{self.folder / 'metrics.json'}: the search is told as an older kbert did, "
-                "without a winner."
+                f"{path}: the search is told as an older kbert did, without a winner."
             ) from None
-        return with_values(self.options, values)
+        with malformed_told(path, advice=ADVICE):
+            return with_values(self.options, values)
 
     @property
     def learned(self) -> Learned:
@@ -78,24 +83,30 @@ class FinishedRun:
             return found
         if task_class(self.options.task.name).columns(self.options).label is None:
             return Learned()
-        for name in ("train", "test", "validation"):  # an older kbert has no other place
-            if "labels" in self.metrics.get(name, {}):
-                labels = tuple(self.metrics[name]["labels"])
-                counts = self.metrics["train"].get("label_counts", [1] * len(labels))
-                return Learned(labels, np.array(counts))
+        path = self.folder / "metrics.json"
+        with malformed_told(path, advice=ADVICE):
+            for name in ("train", "test", "validation"):  # an older kbert has no other place
+                if "labels" in self.metrics.get(name, {}):
+                    labels = tuple(self.metrics[name]["labels"])
+                    counts = self.metrics["train"].get("label_counts", [1] * len(labels))
+                    return Learned(labels, np.array(counts, np.int64))
         raise InputError(
-            f"{self.folder / 'metrics.json'}: it does not tell the labels; measure a split of the "
-            "run by --split."
+            f"{path}: it does not tell the labels; measure a split of the run by --split."
         )
 
     @property
     def fitted(self) -> dict[str, Any]:
-        """What the task fitted on the validation split; {} where nothing."""
-        if "fitted" in self.metrics:
-            return self.metrics["fitted"]
-        for block in (self.metrics, *map(self.metrics.get, ("test", "validation"))):
-            if block and block.get("calibration"):  # an older kbert tells it there alone
-                return {"temperature": float(block["calibration"]["temperature"])}
+        """What the task fitted on the validation split; {} where nothing.
+
+        Raises:
+            InputError: it is not told in numbers.
+        """
+        with malformed_told(self.folder / "metrics.json", advice=ADVICE):
+            if "fitted" in self.metrics:
+                return _numbers(self.metrics["fitted"])
+            for block in (self.metrics, *map(self.metrics.get, ("test", "validation"))):
+                if block and block.get("calibration"):  # an older kbert tells it there alone
+                    return {"temperature": float(block["calibration"]["temperature"])}
         return {}
 
     def part(self, split: str) -> Part:
@@ -184,14 +195,19 @@ class FinishedRun:
             experiment: That of a `Part`.
 
         Raises:
-            InputError: the weights are gone.
+            InputError: the weights are gone, damaged, or of another model.
         """
-        path = self.weights
+        tensors = open_tensors(self.weights)
+        _require_sizes(tensors, self.learned)
         if self.fitted:
-            experiment.task.use_fitted(self.fitted)
-        with _without_load_report():
-            model = experiment.in_float32().new_model()
-        load_weights(model, path)
+            with malformed_told(self.folder / "metrics.json", advice=ADVICE):
+                experiment.task.use_fitted(self.fitted)
+        try:
+            with _without_load_report():
+                model = experiment.in_float32().new_model()
+        except InputError as error:
+            raise InputError(f"{self.folder / 'config.yaml'}: {error}") from None
+        _assign(model, tensors)
         return model
 
 
@@ -208,26 +224,72 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> FinishedRun:
     path = folder / "config.yaml"
     if not path.exists():
         raise InputError(f"{folder}: no run is there (no config.yaml); name a run's folder.")
+    refuse_links_out(folder, READ)
     words = ["--config", str(path), "--output", str(folder)]  # it may have been moved since
+    try:
+        trained = len(parse(words).data.text_columns)
+    except InputError as error:
+        named = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise InputError(named) from None
     options = parse([*words, *overrides])
-    trained = len(parse(words).data.text_columns)
     if len(options.data.text_columns) != trained:
         raise InputError(
             f"--data.text_column: the run was trained on {trained} text column"
             f"{'s' if trained != 1 else ''}, not {len(options.data.text_columns)}; name as many."
         )
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / "metrics.json").exists():
         raise InputError(
             f"{folder}: the run is not finished (no metrics.json); the command that began it goes "
             "on."
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{folder / 'metrics.json'}: not JSON: {error}") from None
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("train"), dict):
-        raise InputError(f"{folder / 'metrics.json'}: not the figures of a run.")
+        )
+    metrics = read_object(folder / "metrics.json", advice=ADVICE)
+    if not isinstance(metrics.get("train"), dict):
+        raise InputError(f"{folder / 'metrics.json'}: not the figures of a run; {ADVICE}.")
     return FinishedRun(folder, options, metrics)
+
+
+def _numbers(fitted: Any) -> dict[str, Any]:
+    """Numbers by name, or by name and label."""
+    for value in fitted.values():
+        for number in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise TypeError(f"{number!r} is no number")
+    return fitted
+
+
+def _require_sizes(tensors: TensorFile, learned: Learned) -> None:
+    """Check that a model of what a run has learned is one of its weights, before it is made.
+
+    Raises:
+        InputError: it tells of more labels, or of larger vocabularies, than there are weights for.
+    """
+    sizes = {size for name in tensors for size in tensors.shape(name)}
+    vocabularies = (learned.vocabulary, *learned.vocabularies.values())
+    for names in (learned.labels, *learned.names.values(), *vocabularies):
+        if len(names) > max(sizes, default=0):
+            raise InputError(
+                f"{tensors.path}: has weights for {max(sizes, default=0):,} names at most, and the "
+                f"run's learned.json tells {len(names):,}; {ADVICE}."
+            )
+
+
+def _assign(model: keras.Model, tensors: TensorFile) -> None:
+    """Give a model the weights that stand under its paths, all or none.
+
+    Raises:
+        InputError: one is missing or damaged, or has another shape.
+    """
+    arrays = []
+    for variable in model.weights:
+        shape = tensors.shape(variable.path) if variable.path in tensors else None
+        if shape != tuple(variable.shape):
+            raise InputError(
+                f"{tensors.path}: has {variable.path} of shape {shape}, and the run's options are "
+                f"of a model that needs {tuple(variable.shape)}; {ADVICE}."
+            )
+        arrays.append(tensors[variable.path])
+    for variable, array in zip(model.weights, arrays, strict=True):
+        variable.assign(array)
 
 
 @contextlib.contextmanager

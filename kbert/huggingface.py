@@ -98,6 +98,8 @@ HEADS = {
     "BertForPreTraining": "pretraining",
 }
 
+MOST_NEW_LABELS = 100_000
+"""Of a classifier that a checkpoint has no weights for."""
 WORDS = "embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder.weight"
 # Tensors that repeat another one, unless the masked-LM head has a decoder of its own.
@@ -203,10 +205,66 @@ def head(hf_config: Mapping[str, Any]) -> str:
     return HEADS[name.removeprefix("TF")]
 
 
+def check_sizes(config: EncoderConfig, tensors: Mapping[str, np.ndarray], *, source: str) -> None:
+    """Checks that a `config.json` and the weights beside it are of one model; reads no tensor.
+
+    Args:
+        config: What the config.json says.
+        tensors: Arrays by name, as `load_weights` takes them.
+        source: What to call the checkpoint in messages.
+
+    Raises:
+        InputError: they are of other sizes, or of fewer blocks.
+    """
+    found = {_canonical_name(name): name for name in tensors}
+    hidden, last = config.hidden_dim, f"encoder.layer.{config.num_layers - 1}"
+    for canonical, shape in (
+        (WORDS, (config.vocabulary_size, hidden)),
+        ("embeddings.position_embeddings.weight", (config.max_sequence_length, hidden)),
+        ("embeddings.token_type_embeddings.weight", (config.num_segments, hidden)),
+        (f"{last}.attention.self.query.weight", (hidden, hidden)),
+        (f"{last}.intermediate.dense.weight", (config.intermediate_dim, hidden)),
+    ):
+        name = found.get(canonical, found.get(DECODER) if canonical == WORDS else None)
+        if name is None:
+            raise InputError(f"{source}: has no {canonical}, which its config.json promises.")
+        is_turned = "/" in name and canonical.endswith("dense.weight")
+        if _shape(tensors, name) != (shape[::-1] if is_turned else shape):
+            raise InputError(
+                f"{source}: tensor {name} has shape {_shape(tensors, name)}, and its config.json "
+                f"is of a model that needs {shape}."
+            )
+
+
+def check_labels(count: int, tensors: Mapping[str, np.ndarray], *, source: str) -> None:
+    """Checks that a `config.json` and the weights beside it have as many labels; reads no tensor.
+
+    Args:
+        count: What the config.json says.
+        tensors: Arrays by name, as `load_weights` takes them.
+        source: What to call the checkpoint in messages.
+
+    Raises:
+        InputError: the classifier is for another number; or there is none, and they are many.
+    """
+    name = next((name for name in tensors if _canonical_name(name) == "classifier.weight"), None)
+    if name is None and count > MOST_NEW_LABELS:
+        raise InputError(
+            f"{source}: has no classifier, and its config.json tells {count:,} labels."
+        )
+    if name is not None and count not in _shape(tensors, name):
+        raise InputError(
+            f"{source}: tensor {name} has shape {_shape(tensors, name)}, and its config.json tells "
+            f"{count:,} labels."
+        )
+
+
 def load_weights(
     model: keras.Model, tensors: Mapping[str, np.ndarray], *, source: str
 ) -> LoadReport:
     """Gives a model the weights of a HuggingFace checkpoint, or leaves it as it is and raises.
+
+    Only tensors that the model takes are read, and what may be copies of them.
 
     Args:
         model: An encoder of `kbert.encoder`, or a model of `kbert.heads`.
@@ -218,23 +276,25 @@ def load_weights(
             a tensor stands there twice with different values, or the model's masked-LM head
             shares the token embedding and the checkpoint's does not.
     """
-    found = _canonical_names(tensors, source)
+    found = _canonical_names(tensors)
     variables = dict(_variables(model))
     places = {path: name for path in variables if (name := _find(path, found, variables))}
     _require_encoder([path for path in variables if path not in places], source)
     _refuse_own_decoder(variables, tensors, source)
     for path, name in places.items():
         _check_shape(tensors, name, path, variables[path], source)
+    _refuse_different(tensors, found, set(places.values()), source)
     arrays = {path: np.asarray(tensors[name]) for path, name in places.items()}
     for path, array in arrays.items():
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             name = places[path]
             raise InputError(f"{source}: tensor {name} holds {array.dtype}, weights are floats.")
+    entries = tuple(_entries(tensors, found, variables, places))
     for path, array in arrays.items():  # nothing can fail any more
         variable = variables[path]
         transposed = _is_transposed(places[path], path)
         variable.assign((array.T if transposed else array).reshape(variable.shape))
-    return LoadReport(source, tuple(_entries(tensors, found, variables, places)))
+    return LoadReport(source, entries)
 
 
 def has_own_decoder(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -242,7 +302,7 @@ def has_own_decoder(tensors: Mapping[str, np.ndarray]) -> bool:
     found = {_canonical_name(name): name for name in tensors}
     if WORDS not in found or DECODER not in found:
         return False
-    return not np.array_equal(tensors[found[WORDS]], tensors[found[DECODER]])
+    return not _are_equal(tensors, found[WORDS], found[DECODER])
 
 
 def named_tensors(model: keras.Model) -> dict[str, np.ndarray]:
@@ -278,7 +338,7 @@ def _entries(
         if name in taken:
             yield Entry(name, _shape(tensors, name), Fate.USED, f"to {', '.join(taken[name])}")
         else:
-            yield Entry(name, _shape(tensors, name), *_why_left(name, tensors, found))
+            yield Entry(name, _shape(tensors, name), *_why_left(name, tensors, found, set(taken)))
     for path, variable in variables.items():
         if path not in places:
             theirs = _hf_name(path)
@@ -287,15 +347,19 @@ def _entries(
 
 
 def _why_left(
-    name: str, tensors: Mapping[str, np.ndarray], found: Mapping[str, str]
+    name: str, tensors: Mapping[str, np.ndarray], found: Mapping[str, str], used: set[str]
 ) -> tuple[Fate, str]:
     canonical = _canonical_name(name)
     if canonical in CONSTANTS:
         return Fate.HARMLESS, "a constant"
-    if found[canonical] != name:
+    if found[canonical] in used:  # and is the same
         return Fate.HARMLESS, f"copy of {found[canonical]}"
-    if other := found.get(COPIES.get(canonical, "")):
-        if np.array_equal(tensors[name], tensors[other]):
+    # no copy of a word embedding or of its bias is larger than it: what a file may be is unlimited
+    is_small = math.prod(_shape(tensors, name)) <= max(
+        (math.prod(_shape(tensors, name)) for name in used), default=0
+    )
+    if is_small and (other := found.get(COPIES.get(canonical, ""))):
+        if _are_equal(tensors, name, other):
             return Fate.HARMLESS, f"copy of {other}"
         return Fate.UNEXPECTED, f"not in this model, and not the same as {other}"
     return Fate.UNEXPECTED, f"the model has no {_our_layer(canonical) or 'layer of this kind'}"
@@ -343,8 +407,10 @@ def _refuse_other_models(hf_config: Mapping[str, Any]) -> None:
 
 def _number(hf_config: Mapping[str, Any], key: str, kind: type | tuple, wanted: str) -> Any:
     value = hf_config[key]
-    if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < math.inf:
-        raise InputError(f"config.json: {key} must be {wanted}, 0 or over, received {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < 1 << 63:
+        raise InputError(
+            f"config.json: {key} must be {wanted}, 0 or over and under 2**63, received {value!r}."
+        )
     return value
 
 
@@ -379,16 +445,31 @@ def _hf_name(path: str) -> str | None:
     return None
 
 
-def _canonical_names(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, str]:
+def _canonical_names(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Tensor by canonical name; the first where tf_model.h5 holds a shared tensor twice."""
     found: dict[str, str] = {}
     for name in tensors:
-        first = found.setdefault(_canonical_name(name), name)
-        if first != name and not np.array_equal(tensors[first], tensors[name]):
+        found.setdefault(_canonical_name(name), name)
+    return found
+
+
+def _refuse_different(
+    tensors: Mapping[str, np.ndarray], found: Mapping[str, str], used: set[str], source: str
+) -> None:
+    """InputError if a tensor that is used stands there a second time, and differs."""
+    for name in tensors:
+        first = found[_canonical_name(name)]
+        if first != name and first in used and not _are_equal(tensors, first, name):
             raise InputError(
                 f"{source}: {first} and {name} are two names of one tensor, and differ; keep one."
             )
-    return found
+
+
+def _are_equal(tensors: Mapping[str, np.ndarray], first: str, second: str) -> bool:
+    """Whether two tensors have the same numbers; those of other shapes are not read."""
+    if _shape(tensors, first) != _shape(tensors, second):
+        return False
+    return np.array_equal(tensors[first], tensors[second])
 
 
 def _canonical_name(name: str) -> str:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from kbert import run as of_one
 from kbert.cluster import TRY_AGAIN, VARIABLE, LeftAlone, cluster_of, meet, this_cluster
+from kbert.command import SIGNALLED
 from kbert.config import Config, as_dict
 from kbert.distribution import from_chief, replicas_of, telling_of_the_gone
 from kbert.errors import InputError
@@ -103,6 +104,6 @@ def _follow(config: Config) -> int:
     experiment = trained_part(materials.experiment(config))
     try:
         experiment.train(experiment.new_model(), folder=None, callbacks=[])
-    except Interrupted:
-        return of_one.STOPPED
+    except Interrupted as stop:
+        return SIGNALLED + stop.number
     return from_chief(config.train)

@@ -14,7 +14,7 @@ import numpy as np
 from kbert.batches import cache_root
 from kbert.config import Config
 from kbert.data import Columns, DataSet
-from kbert.errors import InputError
+from kbert.foreign_files import malformed_told, read_object
 from kbert.tasks.task import Learned
 from kbert.text_files import Source
 from kbert.vocabulary import learn_vocabulary
@@ -23,6 +23,7 @@ from kbert.whole_files import written_whole
 logger = logging.getLogger(__name__)
 
 PLACE = "learned.json"
+ADVICE = "bring the run's own back"
 
 
 def learn(dataset: DataSet, columns: Columns, config: Config) -> Learned:
@@ -94,19 +95,22 @@ def read_learned(folder: Path) -> Learned | None:
     path = folder / PLACE
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_object(path, advice=ADVICE)
+    with malformed_told(path, advice=ADVICE):
         return Learned(
-            tuple(content["labels"]),
+            _strings(content["labels"]),
             np.array(content["label_counts"], np.int64),
-            {name: tuple(found) for name, found in content["names"].items()},
-            {name: tuple(found) for name, found in content["vocabularies"].items()},
-            tuple(content["vocabulary"]),
+            {name: _strings(found) for name, found in content["names"].items()},
+            {name: _strings(found) for name, found in content["vocabularies"].items()},
+            _strings(content["vocabulary"]),
             _pair(content.get("number_range")),
         )
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: damaged ({type(error).__name__}: {reason}).") from None
+
+
+def _strings(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("names are a list of strings")
+    return tuple(values)
 
 
 def _pair(numbers: list[float] | None) -> tuple[float, float] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import re
 from pathlib import Path
@@ -23,6 +22,7 @@ from kbert.checkpoint_files import (
 from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder
 from kbert.errors import InputError
+from kbert.foreign_files import read_object, refuse_links_out
 
 if TYPE_CHECKING:
     from kbert.preprocessing import WordPieceTokenizer
@@ -36,6 +36,8 @@ TOKENIZER_FILES = (
 )
 # how states become one vector; few checkpoints have them
 SENTENCE_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
+READ = ("*.json", "*/config.json", "*.txt", *(f"*{Path(name).suffix}" for name in WHOLE_FILES))
+"""What is read of a checkpoint's folder, and more."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +52,14 @@ def resolve(source: str | Path, *, revision: str | None = None, weights: bool = 
         weights: Whether to fetch the weights too; the tokeniser needs none.
 
     Raises:
-        InputError: there is no such folder, model, revision or file, or no connection.
+        InputError: there is no such folder, model, revision or file, or no connection; or a file
+            is a symbolic link out of its folder.
     """
     folder = Path(source).expanduser()
     if folder.is_dir() and source:
         if revision is not None:
             raise InputError(f"{source}: this is a folder, only a model of the hub has a revision.")
+        refuse_links_out(folder, READ)
         return folder
     if folder.exists() and source:
         raise InputError(f"{source}: a checkpoint is a folder, this is a file.")
@@ -119,13 +123,17 @@ def load_model(
     """
     folder = resolve(source, revision=revision)
     config, content = read_encoder_config(folder), read_config(folder)
-    if huggingface.has_own_decoder(open_tensors(find_weights(folder))):
+    path = find_weights(folder)
+    tensors = open_tensors(path)
+    if huggingface.has_own_decoder(tensors):
         config = dataclasses.replace(config, tie_word_embeddings=False)
     try:
         head = huggingface.head(content) if head is None else head
         labels = huggingface.num_labels(content)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
+    if head.endswith("_classifier"):
+        huggingface.check_labels(labels, tensors, source=str(path))
     encoder = build_encoder(config, dtype=dtype)
     model = heads.build_model(encoder, config, head=head, num_labels=labels, dtype=dtype)
     load_checkpoint_weights(model, folder)
@@ -136,13 +144,19 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     """The sizes and constants that `config.json` of a checkpoint folder gives.
 
     Raises:
-        InputError: it is missing, not JSON, or not of a BERT that can be loaded.
+        InputError: it is missing, not JSON, or not of a BERT that can be loaded; or the weights
+            beside it, if there are any, are of other sizes.
     """
     content = read_config(folder)
     try:
-        return huggingface.encoder_config(content)
+        config = huggingface.encoder_config(content)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
+    if any((folder / name).is_file() for name in WEIGHT_FILES):
+        weights = find_weights(folder)
+        # before a model is built, which would take the memory that config.json says
+        huggingface.check_sizes(config, open_tensors(weights), source=str(weights))
+    return config
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -151,16 +165,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing or not a JSON object.
     """
-    path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; a checkpoint needs its config.json.") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object, received {type(content).__name__}.")
-    return content
+    return read_object(folder / "config.json", advice="a checkpoint needs its config.json")
 
 
 def load_checkpoint_weights(model: keras.Model, folder: Path) -> huggingface.LoadReport:
@@ -172,8 +177,7 @@ def load_checkpoint_weights(model: keras.Model, folder: Path) -> huggingface.Loa
         InputError: no readable weights, or they are not this model's; the model is unchanged.
     """
     path = find_weights(folder)
-    tensors = dict(open_tensors(path))  # all of them: damage shows before the model is touched
-    report = huggingface.load_weights(model, tensors, source=str(path))
+    report = huggingface.load_weights(model, open_tensors(path), source=str(path))
     _log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
     _log.debug("%s", report.table())
     return report

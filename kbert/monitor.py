@@ -86,6 +86,11 @@ class EventFile:
             now = time.time() if wall_time is None else wall_time
             self._append(event_pb2.Event(wall_time=now, step=step, summary=summary))
 
+    def files(self) -> list[Path]:
+        """Those that this object and earlier ones of the same folder and suffix have written."""
+        found = self.folder.glob("events.out.tfevents.*")
+        return sorted(path for path in found if _suffix(path) == self.suffix)
+
     def _append(self, event: event_pb2.Event) -> None:
         if self._path is None or self._process != os.getpid() or not self._path.exists():
             self._begin()
@@ -112,6 +117,12 @@ class EventFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_path": None}
+
+
+def _suffix(path: Path) -> str:
+    """What `EventFile` was given; before it are a serial number, and a host's name with dots."""
+    last = path.name.rpartition(".")[2]
+    return "" if last.isdigit() else f".{last}"
 
 
 def scalar(tag: str, value: float) -> Value:

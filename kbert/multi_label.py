@@ -17,13 +17,39 @@ FIGURES = ("precision", "recall", "f1")
 
 
 def fit_thresholds(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """The threshold of each class: the best one, or 0.5 where that has not proved itself.
+
+    Two rows of a class are enough for any threshold to look good. So `best_thresholds` of every
+    other row are tried on the rows between, and the other way round: where a class's choices gain
+    nothing over those by 0.5 there, it keeps 0.5; else it has the best threshold of all rows.
+
+    Args:
+        labels: 1 where a row is of the class, else 0, (rows, classes); of rows that the model was
+            not trained on.
+        logits: (rows, classes), finite.
+
+    Returns:
+        float64 (classes,), each in (0, 1): a class is chosen where its probability is not below.
+    """
+    positive, probabilities = np.asarray(labels, bool), expit(np.asarray(logits, np.float64))
+    best = best_thresholds(labels, logits)
+    chosen = (probabilities >= best, probabilities >= DEFAULT_THRESHOLD)
+    ratio = max(_micro_f1(positive, found) for found in chosen)
+    gains = np.zeros(len(best))
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        other = slice(1 - half.start, None, 2)
+        tried = best_thresholds(labels[half], logits[half])
+        gains += _worth(positive[other], probabilities[other] >= tried, ratio)
+        gains -= _worth(positive[other], probabilities[other] >= DEFAULT_THRESHOLD, ratio)
+    return np.where(gains > 0, best, DEFAULT_THRESHOLD)
+
+
+def best_thresholds(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """The thresholds of all classes with the best F1 of all decisions together (micro-F1).
 
-    Fit them on rows that the model was not trained on: there no other thresholds have a better
-    micro-F1, 0.5 for every class included. (Each class's own best F1 would give rare classes
-    more, and cost all others: two rows of a class are enough for any threshold.) Of equally good
-    thresholds it is that nearest to 0.5; else one lies half-way between two probabilities that
-    these rows have, so that no rounding decides.
+    No other thresholds have a better one on these rows. (Each class's own best F1 would give rare
+    classes more, and cost all others.) Of equally good thresholds it is that nearest to 0.5; else
+    one lies half-way between two probabilities that these rows have, so that no rounding decides.
 
     The best ratio 2 TP / (positives + chosen) is that F for which the classes' largest
     2 TP - F chosen add up to F positives; each step of Dinkelbach's method comes nearer to it
@@ -41,7 +67,7 @@ def fit_thresholds(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     cuts = [_cuts(*columns) for columns in zip(positive.T, probabilities.T, strict=True)]
     best = [_best_cut(cut, 0.0) for cut in cuts]
     reached = 0.0
-    while (found := _micro_f1(best, int(positive.sum()))) > reached + 1e-12:
+    while (found := _reached(best, int(positive.sum()))) > reached + 1e-12:
         reached = found
         best = [_best_cut(cut, reached) for cut in cuts]
     return np.array([threshold for threshold, _, _ in best])
@@ -120,9 +146,21 @@ def _best_cut(cuts: tuple[np.ndarray, ...], ratio: float) -> tuple[float, int, i
     return float(thresholds[first]), int(right[first]), int(chosen[first])
 
 
-def _micro_f1(cuts: list[tuple[float, int, int]], positives: int) -> float:
+def _reached(cuts: list[tuple[float, int, int]], positives: int) -> float:
+    """Micro-F1."""
     right, chosen = sum(cut[1] for cut in cuts), sum(cut[2] for cut in cuts)
     return 2 * right / (positives + chosen) if right else 0.0
+
+
+def _micro_f1(positive: np.ndarray, chosen: np.ndarray) -> float:
+    """Of decisions, bool (rows, classes); 0 without a right one."""
+    right = (positive & chosen).sum()
+    return float(2 * right / (positive.sum() + chosen.sum())) if right else 0.0
+
+
+def _worth(positive: np.ndarray, chosen: np.ndarray, ratio: float) -> np.ndarray:
+    """What each class's choices add to a micro-F1 of `ratio`: float64 (classes,)."""
+    return 2 * (positive & chosen).sum(axis=0) - ratio * chosen.sum(axis=0)
 
 
 def _mean_of_seen(per_class: list[dict[str, Any]], name: str, seen: np.ndarray) -> float:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 SIGNATURE = "serving_default"
+DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError)
+"""What TensorFlow raises, besides its own errors, at a graph whose parts do not go together."""
 FILLING = {"S": b"", "i": -1, "f": 0.0}
 """What fills a row up to the longest of its batch, by the kind of the values."""
 
@@ -270,9 +272,12 @@ def _of_saved_model(folder: Path, run: FinishedRun | None) -> Predictor:
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (registers its ops)
 
+    from kbert.foreign_graphs import refuse_acting_graph
+
+    refuse_acting_graph(folder)
     try:
         loaded: Any = tf.saved_model.load(str(folder))
-    except (OSError, tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, *DAMAGED) as error:
         problem = " ".join(str(error).split())
         raise InputError(f"{folder}: it does not load: {problem}") from None
     if SIGNATURE not in loaded.signatures:

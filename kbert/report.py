@@ -11,6 +11,7 @@ import argparse
 import base64
 import csv
 import hashlib
+import io
 import json
 import math
 import re
@@ -22,6 +23,14 @@ from typing import Any
 from kbert import report_texts, report_view
 from kbert.command import finish
 from kbert.errors import InputError
+from kbert.foreign_files import (
+    MOST_YAML_BYTES,
+    malformed_told,
+    read_object,
+    read_options,
+    read_text,
+    refuse_links_out,
+)
 from kbert.report_view import Run
 from kbert.whole_files import written_whole
 from serve.command_line import OneLineParser
@@ -33,6 +42,8 @@ Writes RUN/report.html anew from what is in the run's folder:
 
 A run writes it by itself when it ends.
 """
+READ = ("*.json", "*.yaml", "search/*.csv", "export/*/*/assets.extra/*")
+ADVICE = "bring the run's own files back"
 ASSETS = Path(__file__).with_name("assets")
 SECTIONS = {
     "data": "Data",
@@ -60,9 +71,13 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufff
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report of the run that the command line names; the exit status."""
     options = _parse(arguments)
-    return finish(
-        "kbert.report", lambda: print(write_report(Path(options.run))), debug=options.debug
-    )
+    return finish("kbert.report", lambda: _write(Path(options.run)), debug=options.debug)
+
+
+def _write(folder: Path) -> None:
+    with malformed_told(folder, advice=ADVICE):
+        path = write_report(folder)
+    print(path)
 
 
 def write_report(folder: Path, *, metrics: Mapping[str, Any] | None = None) -> Path:
@@ -101,14 +116,23 @@ def read_run(folder: Path, *, metrics: Mapping[str, Any] | None = None) -> Run:
 
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder.")
-    options = _read_text(folder / "config.yaml", missing="holds no run (no config.yaml).")
-    config = _mapping(_yaml(folder / "config.yaml", options), folder / "config.yaml")
+    if not (folder / "config.yaml").exists():
+        raise InputError(f"{folder}: holds no run (no config.yaml).")
+    refuse_links_out(folder, READ)
+    options = read_text(folder / "config.yaml", advice=ADVICE, most_bytes=MOST_YAML_BYTES)
+    config = read_options(folder / "config.yaml", advice=ADVICE)
+    if metrics is None and not (folder / "metrics.json").exists():
+        raise InputError(f"{folder}: is not finished (no metrics.json).")
     if metrics is None:
-        metrics = _json(folder / "metrics.json", missing="is not finished (no metrics.json).")
+        metrics = _json(folder / "metrics.json")
     export = config.get("export") or {}
-    name = export.get("name") or Path(config.get("output") or folder.resolve()).name
-    version = export.get("version", 1)
-    saved = folder / "export" / str(name) / str(version)
+    name = str(export.get("name") or Path(config.get("output") or folder.resolve()).name)
+    version = str(export.get("version", 1))
+    if any(part != Path(part).name or part == ".." for part in (name, version)):
+        raise InputError(
+            f"{folder / 'config.yaml'}: export.name and export.version are no names; {ADVICE}."
+        )
+    saved = folder / "export" / name / version
     found = Run(
         folder=folder,
         config=config,
@@ -241,46 +265,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 # What is in the folder
 
 
-def _read_text(path: Path, *, missing: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path.parent}: {missing}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from None
-
-
-def _yaml(path: Path, text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
-
-
-def _json(path: Path, *, missing: str = "") -> dict[str, Any]:
-    """An object of a JSON file; an empty one where there is no file, unless `missing` says so."""
-    if not missing and not path.is_file():
-        return {}
-    try:
-        content = json.loads(_read_text(path, missing=missing))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not a JSON file: {error}.") from None
-    return _mapping(content, path)
-
-
-def _mapping(content: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not what a run writes; its outermost value must be an object.")
-    return content
+def _json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file; an empty one where there is no file."""
+    return read_object(path, advice=ADVICE) if path.exists() else {}
 
 
 def _trials(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
+    if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    text = read_text(path, advice=ADVICE)
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read ({error}); {ADVICE}.") from None
 
 
 def _scalars(folder: Path, metrics: Mapping[str, Any]) -> dict[str, dict[str, list]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import logging
 import math
+import os
 import resource
 import shutil
+import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -26,6 +29,7 @@ from kbert.attribution import METHOD, OF_WINDOWS, explain
 from kbert.baseline import Baseline, fit_baseline
 from kbert.certificate import FLOAT32, PLACE, read_certificate
 from kbert.certify import Reduced
+from kbert.command import SIGNALLED, status_of
 from kbert.config import STUDENT, Config, as_dict, as_yaml, differences, with_defaults
 from kbert.distillation import Teacher, begin_student, beside_teacher
 from kbert.distribution import from_chief
@@ -35,6 +39,7 @@ from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
 from kbert.fastest_step import AUTO, fastest_step
+from kbert.kernel_threads import cores, parts_of_rows, use_one_thread_a_kernel
 from kbert.learned import write_learned
 from kbert.lineage import lineage
 from kbert.monitor import end_trial, start_trial
@@ -43,6 +48,7 @@ from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
 from kbert.search_space import Dimension, hyperparameters, read_space, with_values
 from kbert.serving_files import label_version, prepare
+from kbert.tasks import task_class
 from kbert.terminal import print_table, trials_table
 from kbert.training import (
     Diverged,
@@ -53,18 +59,21 @@ from kbert.training import (
     save_weights,
 )
 from kbert.warmup import warmup_rows
-from kbert.whole_files import written_whole
+from kbert.whole_files import lock_file, written_whole
 from kbert.workers import CHIEF_SECONDS, check_environment, is_worker
 
 logger = logging.getLogger(__name__)
 
-STOPPED = 130
-"""Exit status after Ctrl-C."""
+LOCK = ".lock"
+"""Of the output folder, while a process is at work there; it says which."""
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
 EXPORTED_IN = {"bfloat16": "bfloat16_products"}
 """export.precision -> train.precision of what is exported."""
 # what may differ when a run goes on
-UNCOMPARED = ("resume", "debug", "output", "search.workers", "search.keep", "monitor")
+UNCOMPARED = (
+    "resume", "debug", "output", "search.workers", "search.keep", "monitor",
+    "train.checkpoint_steps", "train.keep_checkpoints",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,24 +119,49 @@ def run(config: Config) -> int:
         print(f"{folder} is finished: see {folder / 'metrics.json'}.")
         return 0
     space = () if config.search.tuner == "none" else read_space(config)
-    with _dropped_if_refused(folder):
+    begin_threads(config, space)
+    with _alone(folder) as is_new, _dropped_if_refused(folder, is_new=is_new):
         begin_student(config)
         materials = Materials(config)
         _check_experiments(materials, config, space)
         config = with_fastest_step(config, materials.experiment(config))
         measured = {name: getattr(config.train, name) for name in ("precision", "compile")}
         from_chief(config.train, {"train": measured, "digests": materials.digests})
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output {folder}: cannot be made ({error.strerror}).") from None
         return _run(materials, config, space, folder)
 
 
 @contextlib.contextmanager
-def _dropped_if_refused(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[bool]:
+    """Make the folder where it is missing, which is whether it is new, and keep other runs out.
+
+    A process that has died keeps none out. A search's workers are let in by their chief.
+    """
+    if is_worker():
+        yield False
+        return
+    with contextlib.ExitStack() as opened:
+        try:
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=not is_new)
+            lock = opened.enter_context(lock_file(folder / LOCK))
+        except OSError as error:
+            raise InputError(f"--output {folder}: cannot be made ({error.strerror}).") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = (folder / LOCK).read_text(encoding="utf-8")
+            raise InputError(
+                f"--output {folder}: another run is at work there ({owner}): wait for it, or name "
+                "a new folder."
+            ) from None
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} of {socket.gethostname()}".encode())
+        yield is_new
+
+
+@contextlib.contextmanager
+def _dropped_if_refused(folder: Path, *, is_new: bool) -> Iterator[None]:
     """A folder that bad input leaves new, and without anything worth keeping, is not left."""
-    is_new = not folder.exists()
     try:
         yield
     except InputError:
@@ -150,9 +184,9 @@ def _run(materials: Materials, config: Config, space: tuple[Dimension, ...], fol
                 write_learned(folder, materials.learned)
                 _describe(materials, materials.experiment(config))
                 _train_and_export(materials, config, space, folder)
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stop:
         print(f"stopped; the same command goes on from {folder}.")
-        return STOPPED
+        return SIGNALLED + stop.number if isinstance(stop, Interrupted) else status_of(stop)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -208,6 +242,24 @@ def _as_begun(folder: Path, config: Config) -> Config:
     except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError):
         return config  # there is no run, or none that can go on
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **measured))
+
+
+def begin_threads(config: Config, space: tuple[Dimension, ...] = ()) -> None:
+    """Give kernels one thread each where every step has a part of its rows for every core.
+
+    To be called before TensorFlow computes anything.
+    """
+    train = config.train
+    sizes = next((one.values or (one.minimum,) for one in space if one.name == "batch_size"), ())
+    rows = min([train.part_size, *(int(size) // train.accumulate for size in sizes)])
+    if (
+        train.compile in (AUTO, "parallel")
+        and train.strategy == "none"
+        and task_class(config.task.name).encoder_does_most
+        and config.distill.teacher is None
+        and parts_of_rows(rows) == cores()
+    ):
+        use_one_thread_a_kernel()
 
 
 def with_fastest_step(config: Config, experiment: Experiment) -> Config:

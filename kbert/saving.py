@@ -21,6 +21,7 @@ from kbert.config import EncoderConfig, ProblemType
 from kbert.encoder import activation_function
 from kbert.errors import InputError
 from kbert.tokenizer_files import write_tokenizer_files
+from kbert.whole_files import sync, sync_all
 
 if TYPE_CHECKING:
     from kbert.preprocessing import WordPieceTokenizer
@@ -247,7 +248,9 @@ def _folder_written_whole(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
         yield beside
+        sync_all(beside)
         os.replace(beside, folder)
+        sync(folder.parent)
     except OSError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: cannot be written ({reason}).") from None

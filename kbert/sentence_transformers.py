@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kbert.errors import InputError
+from kbert.foreign_files import read_json
 from kbert.pooling import POOLINGS, PoolingName
 
 MODULES = "modules.json"
@@ -70,8 +71,13 @@ def read_sentence_vectors(folder: Path) -> SentenceVectors:
             f"{ADVICE}."
         )
     _refuse_prompt(folder / PROMPTS)
+    place = modules[1].get("path")
+    if not isinstance(place, str) or place in ("", "..") or place != Path(place).name:
+        raise InputError(
+            f"{folder / MODULES}: the path {place!r} is no folder of the checkpoint; {ADVICE}."
+        )
     return SentenceVectors(
-        _pooling(folder / str(modules[1].get("path")) / "config.json"),
+        _pooling(folder / place / "config.json"),
         normalize="Normalize" in kinds,
         max_length=_max_length(folder / LENGTH),
     )
@@ -113,7 +119,7 @@ def _pooling(path: Path) -> PoolingName:
     chosen = content.get("pooling_mode")
     if chosen is None:
         chosen = [name for key, name in OLD_KEYS.items() if content.get(key)] or ["mean"]
-    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    names = chosen if isinstance(chosen, list) else [chosen]
     if len(names) != 1 or names[0] not in POOLINGS:
         raise InputError(
             f"{path}: pools by {' and '.join(map(str, names))}, which is none of "
@@ -142,12 +148,7 @@ def _refuse_prompt(path: Path) -> None:
 
 def _read(path: Path, kind: type) -> Any:
     """The content of a JSON file: a dictionary, or a list of them."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; {ADVICE}.") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({' '.join(str(error).split())}).") from None
+    content = read_json(path, advice=ADVICE)
     items = content if isinstance(content, list) else [content]
     if not isinstance(content, kind) or not all(isinstance(item, Mapping) for item in items):
         raise InputError(f"{path}: not a file of sentence-transformers; {ADVICE}.")

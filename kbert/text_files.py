@@ -13,6 +13,9 @@ Every value stays as it is written ("007", "NA", "1.0"). JSON and Parquet labels
 integers and booleans, which read as JSON writes them: 1, true. Blank lines are no rows. A cell
 that holds several items (words, their tags, labels) is a list in JSON and Parquet, or a string
 that is divided; both read as one string with `LIST_SEPARATOR` between the items.
+
+However large a file, memory is bounded: no row, no line and no text is larger than `LARGEST_ROW`.
+Compressed files are not unpacked (Parquet's own compression is).
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ import hashlib
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,11 +45,29 @@ from kbert.shards import DataFile, DataSource, Shards, opened
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
 BATCH_ROWS = 4096
-LARGEST_ROW = 1 << 23  # bytes; pyarrow wants a row of a CSV file within one block
+BATCH_SIZE = 1 << 24  # characters of lines, bytes of Parquet's texts, about, of which a batch is
+LARGEST_ROW = 1 << 23
+"""Bytes of a row of a CSV or TSV file, which pyarrow wants within one block, and of a text of a
+Parquet file; characters of a line."""
+MOST_COLUMNS = 10_000
+MOST_UNPACKED = 1000
+"""Times the size of a Parquet file that its texts may have, where they have over `SMALL`."""
+SMALL = 1 << 31  # bytes
 CHUNK = 1 << 20  # bytes
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip (as Excel's .xlsx is)",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh91AY&SY": "bzip2",
+}
+"""What compressed files begin with."""
 LIST_SEPARATOR = "\x1f"
 """Stands between the items of a cell that holds several; Unicode's "unit separator"."""
 END_OF_FILE = "\x1ekbert: end of file\x1e"  # a last row that an unclosed quote would swallow
+
+T = TypeVar("T")
+JSONRecord = tuple[int, int, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -125,22 +147,28 @@ def require_file(path: DataFile, option: str) -> None:
     """Check at once that there is a file of rows.
 
     Raises:
-        InputError: it is missing, empty, a folder, or of an unknown extension.
+        InputError: it is missing, empty, compressed, no plain file, or of an unknown extension.
     """
     known = ", ".join(EXTENSIONS)
     if not path.exists():
         raise InputError(f"{path}: there is no such file; correct {option}.")
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; {option} must name a file ({known}).")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise InputError(f"{path}: unknown extension {path.suffix!r}; convert it to {known}.")
+    if not path.is_file():  # a pipe can be read once, and a device has no end
+        kind = "a folder" if path.is_dir() else "no plain file"
+        raise InputError(f"{path}: {kind}; {option} must name a file ({known}).")
     try:
         with path.open("rb") as file:
-            empty = not file.read(1)
+            begin = file.read(max(map(len, COMPRESSED)))
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); correct that.") from None
-    if empty:
+    if not begin:
         raise InputError(f"{path}: the file is empty; give a file with rows.")
+    for magic, name in COMPRESSED.items():
+        if begin.startswith(magic):
+            raise InputError(
+                f"{path}: compressed by {name}, which is not read; unpack it, into {known}."
+            )
+    if path.suffix.lower() not in EXTENSIONS:
+        raise InputError(f"{path}: unknown extension {path.suffix!r}; convert it to {known}.")
 
 
 def open_texts(
@@ -273,16 +301,23 @@ def require_plain_texts(path: DataSource, texts: Sequence[str], answers: Sequenc
 def column_names(source: Source) -> list[str]:
     """Names of all columns of a file, in order; of several files those of the first one."""
     source = source.parts[0]
+    first: Iterable[str] | None
     if source.path.suffix.lower() == ".parquet":
         with _open_parquet(source.path) as file:
-            return file.schema_arrow.names
-    if source.path.suffix.lower() in (".csv", ".tsv"):
-        first: Iterable[str] | None = next(iter(_csv_rows(source, quoted=source._is_quoted)), None)
+            first = file.schema_arrow.names
+    elif source.path.suffix.lower() in (".csv", ".tsv"):
+        first = next(iter(_csv_rows(source, quoted=source._is_quoted)), None)
     else:
-        first = next((record for _, record in _json_records(source)), None)
+        first = next((record for _, _, record in _json_records(source)), None)
     if first is None:
         raise InputError(f"{source.path}: the file is empty; give a file with rows.")
-    return list(first)
+    names = list(first)
+    if len(names) > MOST_COLUMNS:
+        raise InputError(
+            f"{source.path}: {len(names):,} columns, and a file may have {MOST_COLUMNS:,}; leave "
+            "out those that are not needed."
+        )
+    return names
 
 
 def require_column(path: DataSource, there: list[str], name: str, *, by: str = "") -> None:
@@ -399,8 +434,48 @@ def _buffered(chunks: Iterable[bytes]) -> io.BufferedReader:
     return io.BufferedReader(_Stream(chunks), CHUNK)
 
 
-def _lines(source: Source, newline: str | None) -> io.TextIOWrapper:
-    return io.TextIOWrapper(_buffered(_utf8_chunks(source)), encoding="utf-8", newline=newline)
+def _lines(source: Source, newline: str | None) -> Iterator[str]:
+    """The lines of a file, with their ends; none is longer than `LARGEST_ROW`."""
+    file = io.TextIOWrapper(_buffered(_utf8_chunks(source)), encoding="utf-8", newline=newline)
+    number = 0
+    while line := file.readline(LARGEST_ROW + 1):
+        number += 1
+        if len(line) > LARGEST_ROW:
+            _refuse_line(source, number)
+        yield line
+
+
+def _with_line_ends(source: Source, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunks in which no line is much longer than `LARGEST_ROW` characters could be."""
+    number, size = 1, 0
+    for chunk in chunks:
+        last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
+        number += chunk.count(b"\n")
+        size = size + len(chunk) if last < 0 else len(chunk) - last
+        if size > 4 * LARGEST_ROW:  # UTF-8 has up to four bytes a character
+            _refuse_line(source, number)
+        yield chunk
+
+
+def _refuse_line(source: Source, number: int) -> NoReturn:
+    raise InputError(
+        f"{source.path}: line {number} has over {LARGEST_ROW:,} characters, the most that a text "
+        "and all else of its line may have; shorten it."
+    )
+
+
+def _blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Lists of up to `BATCH_ROWS` items, and of fewer where they are large."""
+    block: list[T] = []
+    total = 0
+    for item in items:
+        block.append(item)
+        total += size(item)
+        if len(block) == BATCH_ROWS or total > BATCH_SIZE:
+            yield block
+            block, total = [], 0
+    if block:
+        yield block
 
 
 def _delimiter(source: Source) -> str:
@@ -425,7 +500,7 @@ def _has_balanced_quotes(source: Source) -> bool:
     That is so when every quoted field ends where a field may end. Where a quoted field spans
     lines although each line by itself has equally many columns, the lines are the rows.
     """
-    if not any(b'"' in chunk for chunk in _utf8_chunks(source)):
+    if not any(b'"' in chunk for chunk in _with_line_ends(source, _utf8_chunks(source))):
         return False
     tabs, rows, widths = set(), 0, set()
 
@@ -435,7 +510,7 @@ def _has_balanced_quotes(source: Source) -> bool:
                 tabs.add(line.count("\t"))
                 yield line
 
-    limit = csv.field_size_limit(2**31 - 1)
+    limit = csv.field_size_limit(LARGEST_ROW)
     try:
         reader = csv.reader(lines(), delimiter="\t", strict=True)
         for row in reader:
@@ -492,7 +567,10 @@ def _refuse_csv(
     source: Source, error: pa.ArrowInvalid, bad_rows: list[pyarrow.csv.InvalidRow], rows: int
 ) -> NoReturn:
     if not bad_rows:  # the one other error: a row that is larger than a block
-        _refuse_open_quote(source, f"a row of over {LARGEST_ROW >> 20} MiB after row {rows}")
+        raise InputError(
+            f"{source.path}: a row of over {LARGEST_ROW:,} bytes after row {rows}, the most that a "
+            "row may have; shorten its text, or close the double quote that opens a field there."
+        ) from None
     row = bad_rows[0]
     number = (row.number or 0) - 1  # the header is number 1
     if END_OF_FILE in row.text:
@@ -533,21 +611,24 @@ def _divide(column: pa.Array, separator: str | None) -> pa.Array:
 
 def _read_text(source: Source) -> Iterator[list[pa.Array]]:
     lines = (line.rstrip("\n") for line in _lines(source, newline=None))
-    texts = filter(str.strip, lines)
-    while block := list(itertools.islice(texts, BATCH_ROWS)):
+    for block in _blocks(filter(str.strip, lines), len):
         yield [pa.array(block, pa.string())]
 
 
 def _read_json(source: Source) -> Iterator[list[pa.Array]]:
-    records = _json_records(source)
+    wanted = set(source.columns)
+    records = (
+        (number, size, {name: of for name, of in record.items() if name in wanted})
+        for number, size, record in _json_records(source)
+    )
     rows = 0
-    while block := list(itertools.islice(records, BATCH_ROWS)):
+    for block in _blocks(records, lambda record: record[1]):
         yield [_json_column(source, name, block, rows) for name in source.columns]
         rows += len(block)
 
 
-def _json_records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line that is not blank."""
+def _json_records(source: Source) -> Iterator[JSONRecord]:
+    """Line number, characters and object of each line that is not blank."""
     for number, line in enumerate(_lines(source, newline="\n"), start=1):
         if line.isspace():
             continue
@@ -564,19 +645,17 @@ def _json_records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{source.path}: line {number}: not a JSON object but {shortened(line.strip())}; "
                 "write one object a line."
             )
-        yield number, record
+        yield number, len(line), record
 
 
-def _json_column(
-    source: Source, name: str, block: list[tuple[int, dict[str, Any]]], start: int
-) -> pa.Array:
+def _json_column(source: Source, name: str, block: list[JSONRecord], start: int) -> pa.Array:
     if name in source.list_columns:
         return _json_items(source, name, block, start)
     try:
-        return pa.array([record[name] for _, record in block], pa.string())
+        return pa.array([record[name] for _, _, record in block], pa.string())
     except (KeyError, pa.ArrowException, UnicodeEncodeError):
         strings = []
-        for row, (line, record) in enumerate(block, start=start):
+        for row, (line, _, record) in enumerate(block, start=start):
             place = f"{source.path}: {_place(row, line)}"
             if name not in record:
                 raise InputError(f"{place}: no key {name!r}; add it.") from None
@@ -585,11 +664,9 @@ def _json_column(
         return pa.array(strings, pa.string())
 
 
-def _json_items(
-    source: Source, name: str, block: list[tuple[int, dict[str, Any]]], start: int
-) -> pa.Array:
+def _json_items(source: Source, name: str, block: list[JSONRecord], start: int) -> pa.Array:
     cells = []
-    for row, (line, record) in enumerate(block, start=start):
+    for row, (line, _, record) in enumerate(block, start=start):
         place = f"{source.path}: {_place(row, line)}"
         if name not in record:
             raise InputError(f"{place}: no key {name!r}; add it.")
@@ -637,9 +714,20 @@ def _json_string(value: Any, kinds: tuple[type, ...], place: str) -> str | None:
     raise InputError(f"{place}: must be {wanted}, is {shortened(json.dumps(value))}; correct it.")
 
 
-def _open_parquet(path: DataSource) -> pyarrow.parquet.ParquetFile:
+def _open_parquet(
+    path: DataSource, dictionaries: Sequence[str] = ()
+) -> pyarrow.parquet.ParquetFile:
+    """A Parquet file.
+
+    Args:
+        path: The file.
+        dictionaries: Columns, by `ColumnSchema.path`, that are to stay dictionary-encoded: a text
+            that is stored once may be that of all rows.
+    """
     try:
-        return pyarrow.parquet.ParquetFile(opened(path), buffer_size=CHUNK, pre_buffer=False)
+        return pyarrow.parquet.ParquetFile(
+            opened(path), buffer_size=CHUNK, pre_buffer=False, read_dictionary=list(dictionaries)
+        )
     except (pa.ArrowException, OSError) as error:
         _refuse_parquet(path, error)
 
@@ -650,18 +738,105 @@ def _refuse_parquet(path: DataSource, error: Exception) -> NoReturn:
 
 
 def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
-    with _open_parquet(source.path) as file:
-        for name in source.columns:
-            _require_string_type(source, name, file.schema_arrow.field(name).type)
-        batches = file.iter_batches(BATCH_ROWS, columns=list(source.columns), use_threads=False)
-        try:
+    rows = unpacked = 0
+    with source.path.open("rb") as file:
+        most = max(SMALL, MOST_UNPACKED * file.seek(0, os.SEEK_END))
+    try:
+        with _open_parquet(source.path) as file:
+            for name in source.columns:
+                _require_string_type(source, name, file.schema_arrow.field(name).type)
+            dictionaries = _dictionary_columns(source, file)
+        with _open_parquet(source.path, dictionaries) as file:
+            batches = file.iter_batches(BATCH_ROWS, columns=list(source.columns), use_threads=False)
             for batch in batches:
-                columns = [_parquet_strings(source, name, batch) for name in source.columns]
-                for column in columns:
-                    column.validate(full=True)  # UTF-8
-                yield columns
-        except (pa.ArrowException, OSError) as error:
-            _refuse_parquet(source.path, error)
+                sizes = _row_sizes(source, batch, rows)
+                unpacked += int(sizes.sum())
+                if unpacked > most:
+                    raise InputError(
+                        f"{source.path}: its texts have over {most:,} bytes, {MOST_UNPACKED:,} "
+                        "times what the file has; give it without the repeated rows."
+                    )
+                for part in _parts(batch, sizes):
+                    columns = [_parquet_strings(source, name, part) for name in source.columns]
+                    for column in columns:
+                        column.validate(full=True)  # UTF-8
+                    yield columns
+                rows += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        _refuse_parquet(source.path, error)
+
+
+def _dictionary_columns(source: Source, file: pyarrow.parquet.ParquetFile) -> list[str]:
+    """Those of the columns of texts that have dictionaries in a Parquet file.
+
+    Raises:
+        InputError: texts are too large on average: already the page that one is in would be.
+    """
+    schema = file.schema
+    texts = [
+        number
+        for number in range(len(schema))
+        if schema.column(number).path.partition(".")[0] in source.columns
+        and schema.column(number).physical_type == "BYTE_ARRAY"
+    ]
+    found = set()
+    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+        for number in texts:
+            chunk, name = group.column(number), schema.column(number).path
+            if chunk.total_uncompressed_size > LARGEST_ROW * max(1, chunk.num_values):
+                _refuse_long(source, f"column {name!r} has texts")
+            if chunk.has_dictionary_page:
+                found.add(name)
+    return sorted(found)
+
+
+def _row_sizes(source: Source, batch: pa.RecordBatch, start: int) -> np.ndarray:
+    """Bytes of each row of a batch once its texts are strings, int64 (rows,).
+
+    Raises:
+        InputError: a text is too long.
+    """
+    sizes = np.zeros(len(batch), np.int64)
+    for name in source.columns:
+        of_column = _string_sizes(batch.column(name))
+        if len(of_column) and of_column.max() > LARGEST_ROW:
+            row = start + int(of_column.argmax()) + 1
+            _refuse_long(source, f"row {row}, column {name!r}: a text")
+        sizes += of_column
+    return sizes
+
+
+def _parts(batch: pa.RecordBatch, sizes: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """A batch in parts of about `BATCH_SIZE`, whatever its rows take once they are strings."""
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(batch):
+        most = BATCH_SIZE + (ends[first - 1] if first else 0)
+        last = max(first + 1, int(np.searchsorted(ends, most)))
+        yield batch.slice(first, last - first)
+        first = last
+
+
+def _string_sizes(column: pa.Array) -> np.ndarray:
+    """Bytes of the strings of each row, int64 (rows,); 0 where there are none."""
+    if _is_list(column.type):
+        rows = pc.list_parent_indices(column).to_numpy()
+        items = _string_sizes(pc.list_flatten(column))
+        return np.bincount(rows, weights=items, minlength=len(column)).astype(np.int64)
+    if pa.types.is_dictionary(column.type):
+        of_values = _string_sizes(column.dictionary)
+        indices = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        return of_values[indices] if len(of_values) else np.zeros(len(column), np.int64)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.binary_length(column).fill_null(0).to_numpy().astype(np.int64)
+    return np.zeros(len(column), np.int64)
+
+
+def _refuse_long(source: Source, what: str) -> NoReturn:
+    raise InputError(
+        f"{source.path}: {what} of over {LARGEST_ROW:,} bytes, the most that a text may have; "
+        "shorten it."
+    )
 
 
 def _parquet_strings(source: Source, name: str, batch: pa.RecordBatch) -> pa.Array:
@@ -683,6 +858,7 @@ def _require_string_type(source: Source, name: str, kind: pa.DataType) -> None:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if name in source.list_columns and _is_list(kind):
         value = kind.value_type
+        value = value.value_type if pa.types.is_dictionary(value) else value
     is_number = name == source.label_column and source.label_kind == "number"
     plain = name in source.other_columns or name in source.target_columns or is_number
     if plain and not pa.types.is_nested(value):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kbert.errors import InputError
+from kbert.foreign_files import malformed_told, read_object, read_text
 
 SPECIAL_TOKENS = {
     "unknown_token": "[UNK]",
@@ -20,6 +21,11 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 MAX_WORD_CHARACTERS = 100
+MOST_TOKENS = 1_000_000
+"""Of a vocabulary: twice the largest that is known, LaBSE's. Its tables take seconds to build."""
+MOST_CHARACTERS = 1000
+"""Of a token; a word of over 100 is never looked up."""
+ADVICE = "save the tokenizer anew"
 
 # What tokenizer.json and tokenizer_config.json say of a special token.
 _ADDED = {
@@ -38,14 +44,19 @@ def read_tokenizer_files(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: If a file is missing, cannot be used or contradicts another one.
     """
+    with malformed_told(folder, advice=ADVICE):
+        return _read(folder)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     vocabulary_path, definition_path = folder / "vocab.txt", folder / "tokenizer.json"
     config = _read_json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:  # else transformers ignores the older file
         config |= _read_json(folder / "special_tokens_map.json")
     settings = {
-        "lowercase": config.get("do_lower_case", True),
-        "strip_accents": config.get("strip_accents"),
-        "tokenize_chinese_chars": config.get("tokenize_chinese_chars", True),
+        "lowercase": _switch(config, "do_lower_case"),
+        "strip_accents": _switch(config, "strip_accents"),
+        "tokenize_chinese_chars": _switch(config, "tokenize_chinese_chars"),
     }
     # HuggingFace's name of unknown_token is unk_token; the others are the same.
     names = {
@@ -66,9 +77,12 @@ def read_tokenizer_files(folder: Path) -> dict[str, Any]:
     added = _added_tokens(folder, config, definition)
     num_word_pieces = len(vocabulary)
     _append_added_tokens(source, vocabulary, added)
-    _refuse_words(source, vocabulary[num_word_pieces:], lowercase=settings["lowercase"])
+    _refuse_words(source, vocabulary[num_word_pieces:], lowercase=bool(settings["lowercase"]))
     extra = [token for token in added.values() if token not in names.values()]
-    extra += [_spelling(token) for token in config.get("additional_special_tokens") or []]
+    further = config.get("additional_special_tokens") or []
+    if not isinstance(further, list):
+        raise TypeError(f"additional_special_tokens must be a list, received {further!r}")
+    extra += [_spelling(token) for token in further]
     check_vocabulary(vocabulary, (*names.values(), *extra), source=source)
     return {
         "vocabulary": vocabulary,
@@ -180,12 +194,7 @@ def _added(settings: Mapping[str, Any]) -> list[str]:
 
 def read_vocabulary(path: Path) -> list[str]:
     """Returns the tokens of a vocabulary file, one a line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a WordPiece vocabulary.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    text = read_text(path, advice="give a WordPiece vocabulary")
     # Not splitlines(): vocabularies hold characters such as U+2028 as tokens.
     return text.removesuffix("\n").split("\n") if text else []
 
@@ -193,7 +202,18 @@ def read_vocabulary(path: Path) -> list[str]:
 def check_vocabulary(
     vocabulary: Sequence[str], special_tokens: Sequence[str], *, source: str | Path
 ) -> None:
-    """Raises an InputError naming the tokens that are there twice, or missing."""
+    """Raises an InputError naming the tokens that are there twice, or missing, or none."""
+    if len(vocabulary) > MOST_TOKENS:
+        raise InputError(
+            f"{source}: holds {len(vocabulary):,} tokens, a vocabulary at most {MOST_TOKENS:,}; "
+            "give another."
+        )
+    for number, token in enumerate(vocabulary, start=1):
+        if len(token) > MOST_CHARACTERS or not _is_encodable(token):
+            wrong = "is half of a surrogate pair"
+            if len(token) > MOST_CHARACTERS:
+                wrong = f"has {len(token):,} characters, a token at most {MOST_CHARACTERS:,}"
+            raise InputError(f"{source}: token {number} ({token[:20]!r}...) {wrong}; correct it.")
     places: dict[str, list[int]] = {}
     for number, token in enumerate(vocabulary):
         places.setdefault(token, []).append(number + 1)
@@ -215,22 +235,36 @@ def check_vocabulary(
         )
 
 
+def _is_encodable(token: str) -> bool:
+    try:
+        token.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file, {} if the file is missing or empty."""
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        content = json.loads(text) if text.strip() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: is not a JSON file ({error}); save the tokenizer anew."
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object; save the tokenizer anew.")
-    return content
+    if not path.exists():
+        return {}
+    is_blank = path.is_file() and path.stat().st_size < 9 and not path.read_bytes().strip()
+    return {} if is_blank else read_object(path, advice=ADVICE)
+
+
+def _switch(config: dict[str, Any], key: str) -> bool | None:
+    """A setting of tokenizer_config.json; None, for what follows from another, of one alone."""
+    default = None if key == "strip_accents" else True
+    value = config.get(key, default)
+    if value is not default and not isinstance(value, bool):
+        raise TypeError(f"{key} must be true or false, received {value!r}")
+    return value
 
 
 def _spelling(token: str | dict[str, Any]) -> str:
-    return token["content"] if isinstance(token, dict) else token
+    spelling = token["content"] if isinstance(token, dict) else token
+    if not isinstance(spelling, str):
+        raise TypeError(f"a token must be a string, received {spelling!r}")
+    return spelling
 
 
 def _definition_vocabulary(path: Path, definition: dict[str, Any], unknown: str) -> list[str]:
@@ -282,10 +316,11 @@ def _resolve_settings(
     folder: Path, definition: dict[str, Any], config: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns tokenizer.json's settings, after checking that transformers would use the same."""
+    normalizer = definition["normalizer"]
     stated = {
-        "lowercase": definition["normalizer"].get("lowercase", True),
-        "strip_accents": definition["normalizer"].get("strip_accents"),
-        "tokenize_chinese_chars": definition["normalizer"].get("handle_chinese_chars", True),
+        "lowercase": _switch(normalizer, "lowercase"),
+        "strip_accents": _switch(normalizer, "strip_accents"),
+        "tokenize_chinese_chars": _switch(normalizer, "handle_chinese_chars"),
     }
     if config.get("tokenizer_class") != "PreTrainedTokenizerFast":
         ours, theirs = _with_strip_accents(stated), _with_strip_accents(settings)
@@ -322,7 +357,7 @@ def _added_tokens(
                 f"{folder}: the added token {token['content']!r} is matched in normalised text or "
                 "as a whole word, which kbert does not do; make it a special token."
             )
-    return {number: tokens[number]["content"] for number in sorted(tokens)}
+    return {number: _spelling(tokens[number]) for number in sorted(tokens)}
 
 
 def _append_added_tokens(source: Path, vocabulary: list[str], added: dict[int, str]) -> None:

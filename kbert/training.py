@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,7 +10,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from typing import Any
 import keras
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from kbert.accumulation import accumulating
 from kbert.batches import EncodedSplit, training_batches
+from kbert.checkpoints import latest_checkpoint, save_state
+from kbert.command import asked_to_stop
 from kbert.config import EncoderConfig, ModelOptions, TrainOptions
 from kbert.distribution import distributed, is_chief, replicas_of, scope_of, slices_of
 from kbert.encoder import build_encoder, compute_in_parts, rematerialize
@@ -34,18 +34,24 @@ from kbert.lora import add_low_rank, merge_low_rank
 from kbert.optimizers import EMBEDDINGS, new_optimizer
 from kbert.precision import policy_of
 from kbert.tasks.task import Task
-from kbert.whole_files import written_whole
+from kbert.tensor_files import read_checked, write_checked
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 64
-FROZEN = "frozen"  # in a checkpoint's metadata: digest of the weights that it does not hold
+PROGRESS = "progress"  # in a checkpoint's metadata: a Progress as JSON
+FROZEN = "frozen"  # ... digest of the weights that it does not hold
+WATCHERS = "watchers"  # ... what each Watcher has given for its state, as JSON
 MANY_IDS = 1 << 20  # are read of a file at a time
 MOST_ROWS = 0.7  # of an embedding: with more there is nothing to gain
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and its state is in a checkpoint."""
+    """The run was asked to stop by a signal, and its state is in a checkpoint."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
 
 
 class Diverged(InputError):
@@ -88,6 +94,11 @@ class Progress:
 class Watcher(keras.callbacks.Callback):
     """A callback that is shown the outputs of every validation row, too."""
 
+    @property
+    def name(self) -> str:
+        """Under which a checkpoint has its state."""
+        return type(self).__name__
+
     def on_validation(
         self, epoch: int, outputs: dict[str, np.ndarray], score: Mapping[str, Any]
     ) -> None:
@@ -97,6 +108,18 @@ class Watcher(keras.callbacks.Callback):
             epoch: Its number, from 0.
             outputs: As `kbert.evaluation.collect` gives them, without what is generated.
             score: What the task's `score` says of them; {} for a task that generates.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """What it must know to go on from a checkpoint, as JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; called once, before training.
+
+        Args:
+            state: Of the checkpoint; {} where training begins, which may be after one that was
+                killed before its first checkpoint.
         """
 
 
@@ -226,7 +249,7 @@ def fit(
     Raises:
         InputError: best_metric or patience without a validation split or with an unknown metric; or
             a checkpoint of another model, or of other frozen weights.
-        Interrupted: SIGINT came, and the checkpoint is written.
+        Interrupted: SIGINT or SIGTERM came, and the checkpoint is written.
         Diverged: the loss, or a weight, became infinite or nan; no checkpoint has that state.
     """
     began = time.perf_counter()
@@ -260,7 +283,12 @@ def fit(
     if validation is not None and is_chief(options):
         evaluator = Evaluator(model, task.measured, validation, batch_size=EVALUATION_BATCH_SIZE)
     last = options.epochs if until_epoch is None else min(until_epoch, options.epochs)
-    with _stop_on_signals() as asked:
+    watchers = [callback for callback in callbacks if isinstance(callback, Watcher)]
+    if folder is not None:
+        seen = {} if state is None else json.loads(_metadata(state).get(WATCHERS, "{}"))
+        for watcher in watchers:
+            watcher.restore(seen.get(watcher.name, {}))
+    with asked_to_stop() as asked:
         if replicas is not None and replicas.cluster is not None:
             asked = model.agree_on(asked)
         keeper = _Keeper(
@@ -268,12 +296,18 @@ def fit(
             options,
             folder=folder,
             restore=state,
+            watchers=watchers,
             asked=asked,
             steps=steps,
             began=began,
         )
-        validation_pass = [] if evaluator is None else [ValidationPass(evaluator, callbacks)]
+        validation_pass = [] if evaluator is None else [ValidationPass(evaluator, watchers, keeper)]
+        # the keeper is first: what comes after sees the restored state; and last to save
+        called = [keeper, *validation_pass, *callbacks, _Saver(keeper)]
         while progress.epoch < last and not progress.stopped:
+            if progress.step == steps:  # it was stopped before its validation
+                _end_epoch(model, progress.epoch, called)
+                continue
             batches = training_batches(
                 train,
                 task,
@@ -288,8 +322,7 @@ def fit(
                 batches,
                 initial_epoch=progress.epoch,
                 epochs=progress.epoch + 1,
-                # the keeper is first: what comes after sees the restored state; and last to save
-                callbacks=[keeper, *validation_pass, *callbacks, _Saver(keeper)],
+                callbacks=called,
                 shuffle=False,  # the batches are ordered already
                 verbose=0,
             )
@@ -297,6 +330,17 @@ def fit(
     if options.lora_rank:
         merge_low_rank(model)
     return progress
+
+
+def _end_epoch(
+    model: keras.Model, epoch: int, callbacks: Sequence[keras.callbacks.Callback]
+) -> None:
+    """What Keras' `fit` does of an epoch after its last step; without a batch it would step."""
+    called = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epoch + 1, steps=0)
+    called.on_train_begin()
+    called.on_epoch_begin(epoch)
+    called.on_epoch_end(epoch, dict(model.get_metrics_result()))
+    called.on_train_end()
 
 
 def _tell_what_is_trained(model: keras.Model) -> None:
@@ -310,7 +354,8 @@ def _tell_what_is_trained(model: keras.Model) -> None:
 
 def save_weights(model: keras.Model, path: Path) -> None:
     """Write a model's weights (no optimizer, no random state) under their paths."""
-    _write(path, {variable.path: variable.numpy() for variable in model.weights}, {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_checked(path, {variable.path: variable.numpy() for variable in model.weights}, {})
 
 
 def smaller_is_better(metric: str) -> bool:
@@ -319,8 +364,12 @@ def smaller_is_better(metric: str) -> bool:
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
-    """Read what `save_weights` wrote, into a model of the same task and sizes."""
-    tensors = safetensors.numpy.load_file(path)
+    """Read what `save_weights` wrote, into a model of the same task and sizes.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    tensors, _ = read_checked(path)
     for variable in model.weights:
         variable.assign(tensors[variable.path])
 
@@ -331,15 +380,14 @@ def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None
         ours.assign(theirs)
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run, None before the first."""
-    return max(folder.glob("step-*.safetensors"), default=None)
-
-
 def read_progress(path: Path) -> Progress:
     """How far the run of a checkpoint had come."""
+    return Progress(**json.loads(_metadata(path)[PROGRESS]))
+
+
+def _metadata(path: Path) -> dict[str, str]:
     with safetensors.safe_open(path, "numpy") as file:
-        return Progress(**json.loads(file.metadata()["progress"]))
+        return file.metadata()
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -352,6 +400,7 @@ class _Keeper(keras.callbacks.Callback):
         *,
         folder: Path | None,
         restore: Path | None,
+        watchers: Sequence[Watcher],
         asked: list[int],
         steps: int,
         began: float,
@@ -361,6 +410,7 @@ class _Keeper(keras.callbacks.Callback):
         self.options = options
         self.folder = folder
         self.pending = restore
+        self.watchers = watchers
         self.replicas = replicas_of(options)
         self.is_shared = self.replicas is None
         self.asked = asked
@@ -412,6 +462,16 @@ class _Keeper(keras.callbacks.Callback):
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         optimizer.settle()  # validation may meet any row
 
+    def between_validation_batches(self) -> None:
+        """The validation of a large split takes longer than one who asks to stop may wait.
+
+        But for several processes, of which only the chief is here, and the others wait for it.
+        """
+        if self.asked and (self.replicas is None or self.replicas.cluster is None):
+            self._check_weights()
+            self.save()  # with all steps of the epoch done: it goes on with its validation
+            self._leave_if_asked()
+
     def after_batch(self) -> None:
         """Once every other callback has seen the batch."""
         if self.progress.step == self.steps:  # the end of the epoch saves
@@ -455,21 +515,21 @@ class _Keeper(keras.callbacks.Callback):
 
     def _leave_if_asked(self) -> None:
         if self.asked:
-            raise Interrupted(str(self.folder or "no checkpoint folder"))
+            raise Interrupted(self.asked[0])
 
     def save(self) -> None:
-        """Write a checkpoint, and drop the ones before it."""
+        """Write a checkpoint, and drop old ones."""
         if self.folder is None:
             return
         self._count_time()
         total = int(self.model.optimizer.iterations.numpy())
-        path = self.folder / f"step-{total:09d}.safetensors"
-        older = set(self.folder.glob("step-*.safetensors")) - {path}
-        state = {name: of.numpy() for name, of in _variables(self.model).items()}
-        progress = json.dumps(dataclasses.asdict(self.progress))
-        _write(path, state, {"progress": progress, FROZEN: self.frozen})
-        for old in older:
-            old.unlink()
+        tensors = {name: of.numpy() for name, of in _variables(self.model).items()}
+        metadata = {
+            PROGRESS: json.dumps(dataclasses.asdict(self.progress)),
+            FROZEN: self.frozen,
+            WATCHERS: json.dumps({watcher.name: watcher.state() for watcher in self.watchers}),
+        }
+        save_state(self.folder, total, tensors, metadata, keep=self.options.keep_checkpoints)
 
     def finish(self, model: keras.Model) -> None:
         """Give the model the weights that it ends with, those of its last or of its best epoch."""
@@ -500,7 +560,8 @@ class _Keeper(keras.callbacks.Callback):
             self.best_weights = self.model.get_weights()
         else:
             trained = {v.path: v.numpy() for v in self.model.trainable_weights}
-            _write(self.folder / "best.safetensors", trained, {})
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_checked(self.folder / "best.safetensors", trained, {})
 
 
 class ValidationPass(keras.callbacks.Callback):
@@ -510,15 +571,18 @@ class ValidationPass(keras.callbacks.Callback):
     would cost a second one. The headline of the task's score is among the figures, too.
     """
 
-    def __init__(self, evaluator: Evaluator, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    def __init__(
+        self, evaluator: Evaluator, watchers: Sequence[Watcher], keeper: _Keeper | None = None
+    ) -> None:
         super().__init__()
         self.evaluator = evaluator
         self.task = evaluator.task
         self.gold = evaluator.gold
-        self.watchers = [callback for callback in callbacks if isinstance(callback, Watcher)]
+        self.watchers = watchers
+        self.between = None if keeper is None else keeper.between_validation_batches
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        figures, outputs = self.evaluator.validate()
+        figures, outputs = self.evaluator.validate(between=self.between)
         # of a model that has diverged there is nothing to say
         is_scored = math.isfinite(figures["loss"]) and not self.task.generates
         score = self.task.score(outputs, self.gold) if is_scored else {}
@@ -649,7 +713,7 @@ def _digest(variables: Sequence[keras.Variable]) -> str:
 
 
 def _restore_trained(model: keras.Model, path: Path) -> None:
-    tensors = safetensors.numpy.load_file(path)
+    tensors, _ = read_checked(path)
     for variable in model.trainable_weights:
         variable.assign(tensors[variable.path])
 
@@ -662,53 +726,14 @@ def _restore_variables(model: keras.Model, path: Path, *, frozen: str) -> None:
         path: The checkpoint.
         frozen: Digest of the model's weights that are not trained.
     """
-    with safetensors.safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-    tensors = safetensors.numpy.load_file(path)
-    # an older kbert kept no norm, which the next step writes anyway
-    variables = {
-        name: variable
-        for name, variable in _variables(model).items()
-        if name in tensors or not name.endswith("gradient_norm")
-    }
-    # ... and kept frozen weights, too
-    surplus = set(tensors) - set(variables) if FROZEN in metadata else set()
-    if odd := sorted(surplus | (set(variables) - set(tensors))):
+    tensors, metadata = read_checked(path)
+    variables = _variables(model)
+    if odd := sorted(set(variables) ^ set(tensors)):
         raise InputError(f"{path}: the checkpoint is of another model (variable {odd[0]}).")
-    if metadata.get(FROZEN, frozen) != frozen:
+    if metadata[FROZEN] != frozen:
         raise InputError(
             f"{path}: the weights that stay as they are were others when the run began; bring the "
             "old model.checkpoint back, or name a new folder by --output."
         )
     for name, variable in variables.items():
         variable.assign(tensors[name])
-
-
-def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write beside, then rename: a reader never sees a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # safetensors writes the bytes of C-contiguous arrays only
-    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with written_whole(path) as beside:
-        safetensors.numpy.save_file(whole, beside, metadata=metadata)
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
-    """A list that SIGINT fills: the step that runs is finished first. A second SIGINT kills."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        logger.warning("stopping after this step (Ctrl-C again: at once, without saving)")
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not in the main thread: nobody to listen to
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)

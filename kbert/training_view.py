@@ -6,6 +6,7 @@ import contextlib
 import functools
 import html
 import logging
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,20 @@ class RunFiles:
         self.train = monitor.EventFile(folder / "train")
         self.validation = monitor.EventFile(folder / "validation")
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file of this process and those before, by its name in the folder."""
+        files = [*self.train.files(), *self.validation.files()]
+        return {str(path.relative_to(self.folder)): path.stat().st_size for path in files}
+
+    def cut(self, sizes: Mapping[str, int]) -> None:
+        """Drop what was written after `sizes` was asked, in a process that was killed since."""
+        for path in [*self.train.files(), *self.validation.files()]:
+            size = sizes.get(str(path.relative_to(self.folder)))
+            if size is None:
+                path.unlink()
+            elif size < path.stat().st_size:
+                os.truncate(path, size)
+
 
 class Curves(Watcher):
     """Scalars of training and validation, the options as text.
@@ -110,9 +125,11 @@ class Curves(Watcher):
         super().__init__()
         self.experiment = experiment
         self.every_steps = experiment.config.monitor.every_steps
+        self.files = files
         self.train = files.train
         self.validation = files.validation
-        self.before: list[np.ndarray] | None = None
+        self.before: list[np.ndarray] = []
+        self.restored: list[Any] = []
         self.sizes = np.zeros((0, 3), np.int64)
         self.first = 0
         self.began = 0.0
@@ -130,7 +147,19 @@ class Curves(Watcher):
             batch_size=train.batch_size, seed=train.seed, epoch=epoch,
         )  # fmt: skip
         self.first = len(self.sizes) - self.params["steps"]  # of an epoch that goes on
+        # a point is of the steps since the last one, whichever process did them
         self.before = self._sums()
+        if self.restored and self.first:
+            pairs = zip(self.restored, self.before, strict=True)
+            self.before = [np.array(old, now.dtype) for old, now in pairs]
+        self.restored = []
+
+    def state(self) -> dict[str, Any]:
+        return {"files": self.files.sizes(), "sums": [sums.tolist() for sums in self.before]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.files.cut(state.get("files", {}))
+        self.restored = state.get("sums", [])
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         self.began = time.perf_counter()
@@ -172,7 +201,7 @@ class Curves(Watcher):
     def _window(self) -> dict[str, float]:
         """Metrics since the last point: they are of sums, so of the difference of the sums."""
         now = self._sums()
-        if self.before is not None and len(self.before) == len(now):
+        if len(self.before) == len(now):
             self._assign([new - old for new, old in zip(now, self.before, strict=True)])
         values = {name: float(value) for name, value in self.model.get_metrics_result().items()}
         self._assign(now)
@@ -460,6 +489,20 @@ class Guarded(Watcher):
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
         self.watcher: Watcher | None = watcher
+
+    @property
+    def name(self) -> str:
+        return super().name if self.watcher is None else self.watcher.name
+
+    def state(self) -> dict[str, Any]:
+        state = {}
+        if self.watcher is not None:
+            with told(self.name):
+                state = self.watcher.state()
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._do("restore", state)
 
     def set_params(self, params: dict) -> None:
         super().set_params(params)

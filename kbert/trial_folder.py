@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from kbert.whole_files import written_whole
+from kbert.whole_files import sync_all, written_whole
 
 VMSTAT = Path("/proc/vmstat")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -81,6 +81,7 @@ class TrialFolder:
             return
         beside = self.path / f"checkpoints.{self._token}"
         shutil.copytree(other.checkpoints, beside)
+        sync_all(beside)
         beside.rename(self.checkpoints)
 
     def drop_weights(self) -> None:

@@ -19,6 +19,7 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
+from kbert.checkpoints import latest_checkpoint
 from kbert.config import Config
 from kbert.errors import InputError
 from kbert.experiment import Experiment, Materials
@@ -28,7 +29,7 @@ from kbert.oracles import BEAT_SECONDS, DEFAULT, KeptOracle
 from kbert.search_space import Dimension, shown_values, values_of, with_values
 from kbert.terminal import TrialsReport
 from kbert.trained_part import trained_part
-from kbert.training import Interrupted, latest_checkpoint, read_progress, save_weights
+from kbert.training import Interrupted, read_progress, save_weights
 from kbert.training_view import Curves, Guarded, RunFiles
 from kbert.trial_folder import TrialFolder, trial_folder
 from kbert.trials import Objective, Value

@@ -119,9 +119,11 @@ def _ask(target: str, certificate: Certificate) -> Answers:
     if _is_url(target):
         return _ask_server(target, certificate)
     from kbert.certificate import find_saved_model
+    from kbert.foreign_graphs import refuse_acting_graph
     from kbert.fresh_process import ProcessError, saved_model_answers
 
     folder = find_saved_model(Path(target))
+    refuse_acting_graph(folder)
     try:
         return saved_model_answers(folder, certificate.inputs, signature=certificate.signature)
     except ProcessError as error:

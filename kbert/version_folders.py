@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kbert.errors import InputError
-from kbert.whole_files import lock_file
+from kbert.whole_files import lock_file, sync, sync_all
 
 LOCK = ".exporting.lock"
 UNFINISHED = (".exporting.*.*", ".parity.*")
@@ -43,7 +43,9 @@ def new_version(folder: Path, version: int) -> Iterator[Path]:
         try:
             yield beside
             os.chmod(beside, 0o755)
+            sync_all(beside)
             beside.rename(target)
+            sync(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 

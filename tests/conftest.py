@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hypothesis
-import numpy as np
 import pytest
-from materials import export_untrained, installed_folder
+from materials import (
+    VOCABULARY,
+    export_untrained,
+    installed_folder,
+    write_tiny_checkpoint,
+    write_tiny_csv,
+)
 
 # The same examples in every run, however slow the machine: `make fidelity` is for new ones.
 hypothesis.settings.register_profile("kbert", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("kbert")
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
-WORDS = (
-    "the",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "good",
-    "bad",
-    "##s",
-    "##ly",
-    "a",
-    "not",
-    ".",
-    "好",
-    "人",
-)
-VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
 
 
 @pytest.fixture(scope="session")
@@ -46,46 +33,13 @@ def vocabulary() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of odd sizes in HuggingFace layout; weights at std 0.3 show what 0.02 hides."""
-    import keras
-
-    from kbert.checkpoint_files import write_safetensors
-    from kbert.config import EncoderConfig
-    from kbert.encoder import build_encoder
-    from kbert.huggingface import bert_config, named_tensors
-
-    folder = tmp_path_factory.mktemp("tiny_checkpoint")
-    config = EncoderConfig(
-        vocabulary_size=len(VOCABULARY),
-        hidden_dim=12,
-        num_layers=2,
-        num_heads=3,
-        intermediate_dim=21,
-        max_sequence_length=33,
-    )
-    keras.utils.set_random_seed(0)
-    encoder = build_encoder(config)
-    generator = np.random.default_rng(0)
-    for variable in encoder.weights:
-        variable.assign(variable + generator.normal(0, 0.3, variable.shape))
-    write_safetensors(folder / "model.safetensors", named_tensors(encoder))
-    (folder / "config.json").write_text(json.dumps(bert_config(config)), encoding="utf-8")
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
-    return folder
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny_checkpoint"))
 
 
 @pytest.fixture(scope="session")
 def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """101 texts of one to nine words; good is positive, bad is negative."""
-    path = tmp_path_factory.mktemp("tiny_csv") / "texts.csv"
-    generator = np.random.default_rng(0)
-    lines = ["text,label"]
-    for index in range(101):
-        word, label = (("good", "positive"), ("bad", "negative"))[index % 2]
-        words = [*generator.choice(["the", "cat", "dogs", "sat", "ran"], index % 9), word, "."]
-        lines.append(f"{' '.join(words)},{label}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return write_tiny_csv(tmp_path_factory.mktemp("tiny_csv") / "texts.csv")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What fixtures and tests are made of: a new model's export, the files of a package."""
+"""What fixtures and tests are made of: a checkpoint, a file of texts, a new model's export."""
 
 from __future__ import annotations
 
@@ -8,6 +8,65 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+WORDS = (
+    "the",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "good",
+    "bad",
+    "##s",
+    "##ly",
+    "a",
+    "not",
+    ".",
+    "好",
+    "人",
+)
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+
+
+def write_tiny_checkpoint(folder: Path) -> Path:
+    """A BERT of odd sizes in HuggingFace layout; weights at std 0.3 show what 0.02 hides."""
+    import keras
+
+    from kbert.checkpoint_files import write_safetensors
+    from kbert.config import EncoderConfig
+    from kbert.encoder import build_encoder
+    from kbert.huggingface import bert_config, named_tensors
+
+    config = EncoderConfig(
+        vocabulary_size=len(VOCABULARY),
+        hidden_dim=12,
+        num_layers=2,
+        num_heads=3,
+        intermediate_dim=21,
+        max_sequence_length=33,
+    )
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(config)
+    generator = np.random.default_rng(0)
+    for variable in encoder.weights:
+        variable.assign(variable + generator.normal(0, 0.3, variable.shape))
+    write_safetensors(folder / "model.safetensors", named_tensors(encoder))
+    (folder / "config.json").write_text(json.dumps(bert_config(config)), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
+    return folder
+
+
+def write_tiny_csv(path: Path) -> Path:
+    """101 texts of one to nine words; good is positive, bad is negative."""
+    generator = np.random.default_rng(0)
+    lines = ["text,label"]
+    for index in range(101):
+        word, label = (("good", "positive"), ("bad", "negative"))[index % 2]
+        words = [*generator.choice(["the", "cat", "dogs", "sat", "ran"], index % 9), word, "."]
+        lines.append(f"{' '.join(words)},{label}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def export_untrained(

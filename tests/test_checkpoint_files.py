@@ -132,7 +132,7 @@ def test_damaged_files(tmp_path, name):
 def test_damaged_h5_name(tmp_path):
     path = tmp_path / "tf_model.h5"
     write(path, {"layer/kernel": np.ones(2), "text": "words"})
-    assert open_tensors(path)["text"] == b"words"
+    assert list(open_tensors(path)) == ["layer/kernel"]  # strings may be of any size
     path.write_bytes(path.read_bytes().replace(b"kernel", b"\xffernel"))
     with pytest.raises(InputError, match=r"tf_model\.h5: .*damaged or incomplete .*not UTF-8"):
         open_tensors(path)
@@ -141,7 +141,7 @@ def test_damaged_h5_name(tmp_path):
 def test_damaged_h5_chunk(tmp_path):
     path = tmp_path / "tf_model.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("a", data=np.arange(3000.0), compression="gzip")
+        file.create_dataset("a", data=np.sqrt(np.arange(3000.0)), compression="gzip")
         start = file["a"].id.get_chunk_info(0).byte_offset
     content = bytearray(path.read_bytes())
     content[start : start + 40] = bytes(40)
@@ -245,7 +245,7 @@ def test_index_names_shards_beside_it(tmp_path, shard):
 def test_index_that_is_none(tmp_path, content):
     index = tmp_path / "tf_model.h5.index.json"
     index.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match="must be JSON whose weight_map") as caught:
+    with pytest.raises(InputError, match="its weight_map must name the shard of each") as caught:
         open_tensors(index)
     assert "\n" not in str(caught.value)
 

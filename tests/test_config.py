@@ -68,7 +68,10 @@ def test_short_forms() -> None:
         (["--train.frozen_layers", "-1"], "train.frozen_layers must be at least 0, received -1"),
         (["--export.name", "a/b"], "export.name must be a plain name"),
         (["--data.text_column", "[a, a]"], "data.text_column must be different columns"),
-        (["--config", "missing.yaml"], "--config missing.yaml: No such file or directory."),
+        (
+            ["--config", "missing.yaml"],
+            "missing.yaml: No such file or directory; correct it, or name another --config.",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(words: list[str], message: str) -> None:

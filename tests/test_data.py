@@ -501,7 +501,8 @@ def test_quote_never_closed_before_many_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "LARGEST_ROW", 512)
     path = write(tmp_path, "train.csv", LABELLED + 'red,"a\n' + "blue,b\n" * 500)
     message = refusal(path)
-    assert message.startswith("train.csv: a row of over 0 MiB after row 3: a double quote opens")
+    assert message.startswith("train.csv: a row of over 512 bytes after row 3, the most that a row")
+    assert message.endswith("or close the double quote that opens a field there.")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def probabilities(folder: Path) -> np.ndarray:
 
 def test_folder_of_a_finished_run(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
-        "analysis.json", "baseline.safetensors", "checkpoints", "config.yaml", "export",
+        ".lock", "analysis.json", "baseline.safetensors", "checkpoints", "config.yaml", "export",
         "huggingface", "learned.json", "metrics.json", "predictions.csv", "report.html",
         "retrained", "search", "tensorboard",
     }  # fmt: skip
@@ -279,7 +279,7 @@ def test_what_keeps_an_export_from_its_place_is_said_before_training(
     assert train.main(tiny_options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"train.py: error: {output}/export/models.config: no ModelServerConfig")
-    assert {path.name for path in output.iterdir()} == {"config.yaml", "export"}
+    assert {path.name for path in output.iterdir()} == {".lock", "config.yaml", "export"}
     assert train.main([*tiny_options, "--output", str(tmp_path / "file" / "run")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.endswith(f"--output {tmp_path}/file/run: cannot be made (Not a directory).")

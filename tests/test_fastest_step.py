@@ -17,6 +17,20 @@ MODEL = EncoderConfig(1000, 32, 4, 4, 64)
 ASKED = [("auto", "auto"), ("float32", "auto"), ("auto", "graph"), ("auto", "auto")]
 
 
+@pytest.fixture(autouse=True)
+def threads_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test before this one has asked TensorFlow for."""
+    monkeypatch.setattr(module, "has_one_thread_a_kernel", lambda: False)
+
+
+def test_with_one_thread_a_kernel_a_step_is_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_one_thread_a_kernel", lambda: True)
+    monkeypatch.setattr(module, "_seconds", lambda *_, **__: 1.0)
+    for tokens in (1e6, 1e12):
+        found = fastest_step(TrainOptions(), MODEL, tokens=tokens, length=20)
+        assert (found.precision, found.compile) == ("float32", "parallel")
+
+
 @pytest.mark.parametrize(("precision", "compile"), ASKED)
 def test_a_short_training_is_not_measured(precision: str, compile: str, caplog) -> None:
     options = TrainOptions(precision=precision, compile=compile)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = {"command", "errors", "whole_files"}
+GROUND = {"command", "errors", "foreign_files", "whole_files"}
 PREPROCESSING = {"assets", "config", "preprocessing", "tokenizer_files", *GROUND}
 MODEL = {
     "config",
@@ -63,6 +63,8 @@ LEVELS = {
     },
     "similar": {"text_files", "progress", "sentence_encoder", "tasks.task", "terminal", *GROUND},
     "errors": set(),
+    "foreign_files": {"errors"},
+    "foreign_graphs": {"config", *GROUND},
     "command": {"errors"},
     "answer_scores": set(),
     "answer_spans": set(),
@@ -74,7 +76,9 @@ LEVELS = {
     "cluster": {"config", *GROUND},
     "launch": {"cluster", *GROUND},
     "torch_files": GROUND,
-    "checkpoint_files": {"torch_files", *GROUND},
+    "tensor_files": GROUND,
+    "checkpoints": {"tensor_files", *GROUND},
+    "checkpoint_files": {"tensor_files", "torch_files", *GROUND},
     "calibration": set(),
     "scope": set(),
     "entities": {"text_files", *GROUND},
@@ -87,7 +91,8 @@ LEVELS = {
     "preprocessing": PREPROCESSING,
     "vocabulary": PREPROCESSING,
     "precision": set(),
-    "fastest_step": {"config", "encoder", "precision", *GROUND},
+    "kernel_threads": set(),
+    "fastest_step": {"config", "encoder", "kernel_threads", "precision", *GROUND},
     "encoder": {"config", "precision", *GROUND},
     "lora": {"encoder", "optimizers"},
     "accumulation": {"evaluation", "tasks.task"},
@@ -111,7 +116,7 @@ LEVELS = {
     "tasks": TASKS,
     "tasks.features": {"tasks.classification", *TASKS},
     "batches": {"data", "text_files", "preprocessing", "tasks.task", *GROUND},
-    "baseline": {"logistic", "batches", *GROUND},
+    "baseline": {"logistic", "batches", "tensor_files", *GROUND},
     "paired_tests": set(),
     "attribution": {"encoder", "tasks.task"},
     "trials": GROUND,
@@ -123,6 +128,7 @@ LEVELS = {
     "predictor": {
         "certificate",
         "finished_run",
+        "foreign_graphs",
         "fresh_process",
         "tasks.task",
         *GROUND,
@@ -140,6 +146,8 @@ LEVELS = {
     "evaluation": {
         "batches",
         "calibration",
+        "encoder",
+        "kernel_threads",
         "metrics",
         "paired_tests",
         "scope",
@@ -180,12 +188,14 @@ LEVELS = {
         "report_view",
         *GROUND,
     },
-    "verify": {"answers", "certificate", "fresh_process", *GROUND},
+    "verify": {"answers", "certificate", "foreign_graphs", "fresh_process", *GROUND},
     "publish": {"certificate", "serving_files", "version_folders", *GROUND},
     "version_folders": GROUND,
     "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
     "optimizers": {"config"},
     "training": {
+        "checkpoints",
+        "tensor_files",
         "accumulation",
         "batches",
         "distribution",
@@ -247,6 +257,7 @@ LEVELS = {
         *GROUND,
     },
     "tuner": {
+        "checkpoints",
         "experiment",
         "memory",
         "monitor",
@@ -332,6 +343,7 @@ LEVELS = {
     },
     "finished_run": {
         "batches",
+        "checkpoint_files",
         "data",
         "text_files",
         "experiment",

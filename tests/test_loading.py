@@ -78,7 +78,7 @@ def test_read_encoder_config(tiny_checkpoint):
     [
         (None, r"config\.json: No such file or directory; a checkpoint needs"),
         ("{", r"config\.json: not JSON"),
-        (b"\xff\xfe", r"config\.json: not JSON"),
+        (b"\xff\xfe", r"config\.json: not UTF-8"),
         ("[1]", "must hold a JSON object, received list"),
         ('{"model_type": "gpt2"}', "model_type 'gpt2' is not supported"),
         ('{"model_type": "bert"}', "vocab_size is missing"),

@@ -7,7 +7,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import safetensors
 import safetensors.numpy
 import tensorflow as tf
 from test_training import Setting, Stop, assert_same_weights
@@ -16,10 +15,11 @@ import kbert
 import train
 from kbert.batches import training_batches
 from kbert.certificate import PLACE, read_certificate
+from kbert.checkpoints import latest_checkpoint
 from kbert.config import parse
 from kbert.errors import InputError
 from kbert.lora import add_low_rank, merge_low_rank
-from kbert.training import Interrupted, latest_checkpoint
+from kbert.training import Interrupted
 
 LORA = ["--train.lora_rank", "3", "--train.learning_rate", "1e-2"]
 KERNELS = (
@@ -177,30 +177,6 @@ def test_a_run_goes_on_from_its_own_weights_alone(
 
     with pytest.raises(InputError, match="the weights that stay as they are were others when the"):
         Other([*tiny_options, *words], tiny_checkpoint).train(tmp_path / "checkpoints")
-
-
-def test_a_checkpoint_of_an_older_kbert(
-    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    """It holds frozen weights too, and no digest of them."""
-    words = ["--train.frozen_layers", "1", "--train.epochs", "1"]
-    setting = Setting([*tiny_options, *words], tiny_checkpoint)
-    with pytest.raises(Interrupted):
-        setting.train(tmp_path / "checkpoints", Stop(4))
-    path = latest_checkpoint(tmp_path / "checkpoints")
-    with safetensors.safe_open(path, "numpy") as file:
-        progress = file.metadata()["progress"]
-    tensors = safetensors.numpy.load_file(path)
-    before = setting.new_model()
-    for index, variable in enumerate(before.weights):
-        name = f"model/{index}/{variable.path}"
-        assert (name in tensors) == variable.trainable
-        tensors[name] = tensors.get(name, variable.numpy())
-    safetensors.numpy.save_file(tensors, path, metadata={"progress": progress})
-    resumed, progress = setting.train(tmp_path / "checkpoints")
-    assert progress.epoch == 1
-    for ours, theirs in zip(resumed.weights, before.weights, strict=True):
-        assert np.array_equal(ours.numpy(), theirs.numpy()) != ours.trainable, ours.path
 
 
 def test_the_whole_path_ends_with_a_plain_bert(

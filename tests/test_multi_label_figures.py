@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn import metrics
 
-from kbert.multi_label import fit_thresholds, multi_label_report, threshold_logits
+from kbert.multi_label import best_thresholds, fit_thresholds, multi_label_report, threshold_logits
 
 NAMES = ("bad", "good", "loud")
 
@@ -33,7 +33,7 @@ def cases(classes: int):
 @given(cases(3))
 def test_no_thresholds_have_a_better_micro_f1(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, logits = case
-    thresholds = fit_thresholds(labels, logits)
+    thresholds = best_thresholds(labels, logits)
     assert ((thresholds > 0) & (thresholds < 1)).all()
     chosen = logits >= threshold_logits(thresholds)
     np.testing.assert_array_equal(chosen, expit(logits.astype(np.float64)) >= thresholds)
@@ -46,24 +46,24 @@ def test_no_thresholds_have_a_better_micro_f1(case: tuple[np.ndarray, np.ndarray
 
 def test_a_threshold_is_a_half_where_none_is_better() -> None:
     labels = np.array([[1], [1], [0]])
-    assert fit_thresholds(labels, np.array([[3.0], [1.0], [-1.0]], np.float32)) == [0.5]
+    assert best_thresholds(labels, np.array([[3.0], [1.0], [-1.0]], np.float32)) == [0.5]
     # the first one alone is as good as all four: F1 2/3
     labels = np.array([[1], [0], [0], [1]])
-    assert fit_thresholds(labels, np.array([[1], [-1], [-2], [-3]], np.float32)) == [0.5]
+    assert best_thresholds(labels, np.array([[1], [-1], [-2], [-3]], np.float32)) == [0.5]
     # nothing is of the second class, nothing is to be found
     labels = np.array([[1, 0], [0, 0]])
-    assert fit_thresholds(labels, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
+    assert best_thresholds(labels, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
     assert (
-        fit_thresholds(labels * 0, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
+        best_thresholds(labels * 0, np.array([[2, -1], [-2, -3]], np.float32)).tolist() == [0.5] * 2
     )
 
 
 def test_another_threshold_is_half_way() -> None:
     labels = np.array([[1], [1], [0], [0]])
-    found = fit_thresholds(labels, np.array([[4], [3], [2], [1]], np.float32))
+    found = best_thresholds(labels, np.array([[4], [3], [2], [1]], np.float32))
     assert found[0] == pytest.approx((expit(3.0) + expit(2.0)) / 2)
     # wrong choices alone: above them all
-    found = fit_thresholds(np.array([[1, 0], [1, 0]]), np.array([[1, 1], [1, 3]], np.float32))
+    found = best_thresholds(np.array([[1, 0], [1, 0]]), np.array([[1, 1], [1, 3]], np.float32))
     assert found.tolist() == pytest.approx([0.5, (expit(3.0) + 1) / 2])
 
 
@@ -73,13 +73,35 @@ def test_a_rare_class_does_not_cost_the_others() -> None:
     labels[:25, 0], labels[[3, 40], 1] = 1, 1
     logits = np.where(labels, 2.0, -2.0).astype(np.float32)
     logits[:, 1] = -1.0
-    assert fit_thresholds(labels, logits).tolist() == [0.5, 0.5]
+    assert best_thresholds(labels, logits).tolist() == [0.5, 0.5]
+
+
+@given(cases(3))
+def test_a_fitted_threshold_is_the_best_or_a_half(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, logits = case
+    for fitted, best in zip(
+        fit_thresholds(labels, logits), best_thresholds(labels, logits), strict=True
+    ):
+        assert fitted in (best, 0.5)
+
+
+def test_a_threshold_must_prove_itself_on_other_rows() -> None:
+    """Both classes have a better one than 0.5; that of the second is of a single row."""
+    labels = np.zeros((40, 2), int)
+    labels[::4, 0] = labels[1::4, 0] = 1  # of every half ten rows
+    labels[[0, 3], 1] = 1
+    logits = np.where(labels, -1.0, -3.0).astype(np.float32)
+    logits[:, 1] = -5.0
+    logits[0, 1] = -2.0
+    best = best_thresholds(labels, logits)
+    assert (best < 0.5).all()
+    assert fit_thresholds(labels, logits).tolist() == [best[0], 0.5]
 
 
 def test_thresholds_tell_logits_apart_that_are_the_same_probability_in_float32() -> None:
     logits = np.array([[25.0], [24.0]], np.float32)
     assert expit(logits[0]) == expit(logits[1]) == 1
-    thresholds = fit_thresholds(np.array([[1], [0]]), logits)
+    thresholds = best_thresholds(np.array([[1], [0]]), logits)
     chosen = logits >= threshold_logits(thresholds).astype(np.float32)
     assert chosen[:, 0].tolist() == [True, False]
 

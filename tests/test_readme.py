@@ -102,7 +102,7 @@ def test_make_targets() -> None:
         f"bench-{name}"
         for name in ("quality", "scale", "search", "tokenizer", "monitoring", "serving", "batching")
     ]
-    checks = ("fidelity", "serve-check", "serve-fuzz")
+    checks = ("fidelity", "survive", "serve-check", "serve-fuzz", "hostile", "fuzz-files")
     for target in ("demo", "test", "lint", "look", "tasks", *checks, *benchmarks):
         assert f"make {target}" in (ROOT / "README.md").read_text("utf-8") or target == "lint"
         process = subprocess.run(
@@ -125,7 +125,7 @@ def test_train_command(
     )
     assert process.returncode == 0, process.stderr
     assert {path.name for path in (tmp_path / "runs" / "news").iterdir()} == {
-        "analysis.json", "baseline.safetensors", "checkpoints", "config.yaml", "export",
+        ".lock", "analysis.json", "baseline.safetensors", "checkpoints", "config.yaml", "export",
         "learned.json", "metrics.json", "predictions.csv", "report.html", "tensorboard",
     }  # fmt: skip
     monkeypatch.chdir(tmp_path)

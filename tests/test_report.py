@@ -510,9 +510,9 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     (tmp_path / "config.yaml").write_text("task: {name: classification}\n")
     assert "is not finished (no metrics.json)" in said(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
-    assert "not a JSON file" in said(tmp_path)
+    assert "not JSON" in said(tmp_path)
     (tmp_path / "metrics.json").write_text("[]")
-    assert "outermost value must be an object" in said(tmp_path)
+    assert "must hold a JSON object" in said(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [")
     assert "not a YAML file" in said(tmp_path)
 

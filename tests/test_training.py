@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import safetensors.numpy
 
 from kbert import training
 from kbert.batches import encode_split
+from kbert.checkpoints import latest_checkpoint, states
 from kbert.config import parse
 from kbert.data import read_dataset
 from kbert.encoder import Encoder
@@ -24,8 +26,8 @@ from kbert.tasks.task import Learned
 from kbert.training import (
     Diverged,
     Interrupted,
+    Watcher,
     fit,
-    latest_checkpoint,
     new_model,
     read_progress,
     rows_that_occur,
@@ -89,15 +91,28 @@ class Setting:
 
 
 class Stop(keras.callbacks.Callback):
-    """Raises SIGINT, as Ctrl-C does, after a number of steps."""
+    """Raises a signal, by default that of Ctrl-C, after a number of steps."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
         super().__init__()
         self.step = step
+        self.number = number
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if int(self.model.optimizer.iterations) == self.step:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.number)
+
+
+class StopInValidation(Watcher):
+    """Raises SIGTERM at the end of an epoch's last step, just before its validation."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.steps:
+            signal.raise_signal(signal.SIGTERM)
 
 
 class Spoil(keras.callbacks.Callback):
@@ -149,6 +164,52 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
     assert_same_weights(whole, resumed)
     assert resumed_progress.history == progress.history
     assert resumed_progress.best_epoch == progress.best_epoch
+
+
+def test_stopped_before_validation_it_goes_on_with_it(
+    tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Whoever sends SIGTERM does not wait for the validation of a large split."""
+    setting = Setting([*tiny_options, "--train.best_metric", "loss"], tiny_checkpoint)
+    whole, progress = setting.train(tmp_path / "whole")
+    with pytest.raises(Interrupted) as caught:
+        setting.train(tmp_path / "parts", StopInValidation(11))
+    assert caught.value.number == signal.SIGTERM
+    stopped = read_progress(latest_checkpoint(tmp_path / "parts"))
+    assert (stopped.epoch, stopped.step, stopped.history) == (0, 11, [])
+    resumed, resumed_progress = setting.train(tmp_path / "parts")
+    assert_same_weights(whole, resumed)
+    assert resumed_progress.history == progress.history
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    tiny_options: list[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "kbert.training")
+    setting = Setting([*tiny_options, "--train.checkpoint_steps", "3"], tiny_checkpoint)
+    whole, _ = setting.train(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        setting.train(tmp_path / "parts", Stop(8))
+    content = states(tmp_path / "parts")[-1].read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for number, damaged in enumerate((content[:-1], flipped, b"")):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "parts", folder)
+        before, newest = states(folder)
+        newest.write_bytes(damaged)
+        caplog.clear()
+        resumed, _ = setting.train(folder)
+        assert f"{newest}: is damaged" in caplog.text
+        assert f"going on from {before.name}" in caplog.text
+        assert_same_weights(whole, resumed)
+    for path in states(folder):
+        path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="no checkpoint is whole; remove the run's folder"):
+        setting.train(folder)
 
 
 def test_in_parts_by_epochs_is_the_same_to_the_bit(
@@ -228,11 +289,12 @@ def test_it_learns(tiny_options: list[str], tiny_checkpoint: Path) -> None:
 def test_checkpoints_are_kept_by_count(
     tiny_options: list[str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    setting = Setting([*tiny_options, "--train.checkpoint_steps", "3"], tiny_checkpoint)
+    words = ["--train.checkpoint_steps", "2", "--train.keep_checkpoints", "3"]
+    setting = Setting([*tiny_options, *words], tiny_checkpoint)
     with pytest.raises(Interrupted):
         setting.train(tmp_path / "checkpoints", Stop(7))
     folder = tmp_path / "checkpoints"
-    assert [path.name for path in folder.iterdir()] == ["step-000000007.safetensors"]
+    assert [int(path.stem.removeprefix("step-")) for path in states(folder)] == [4, 6, 7]
     progress = read_progress(latest_checkpoint(folder))
     assert (progress.epoch, progress.step) == (0, 7)
 
@@ -300,7 +362,8 @@ def test_divergence_leaves_the_checkpoint_before(
     assert str(caught.value) == f"training diverged: {message} {end}"
     best = ["best.safetensors"] if newest == 11 else []
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == [*best, f"step-{newest:09d}.safetensors"]
+    kept = [step for step in (newest - (newest % 3 or 3), newest) if step]
+    assert names == [*best, *(f"step-{kept:09d}.safetensors" for kept in kept)]
     for path in (tmp_path / "checkpoints").iterdir():
         for name, tensor in safetensors.numpy.load_file(path).items():
             assert np.isfinite(tensor).all(), name

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from kbert import monitor
+from kbert import monitor, training
 from kbert.batches import epoch_sizes
 from kbert.config import parse
 from kbert.evaluation import collect, measure
@@ -120,6 +121,52 @@ def test_watching_changes_nothing(watched, experiment: Experiment, tmp_path: Pat
     for ours, theirs in zip(watched[1].weights, alone.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
     assert progress.history == watched[2].history
+
+
+def test_a_run_that_is_killed_has_each_point_once(
+    options: list[str], watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a checkpoint, after an epoch, and between a checkpoint and a point."""
+    config = parse([*options, "--train.checkpoint_steps", "7"])
+    save = training._Saver.on_train_batch_end
+
+    def go_on() -> None:
+        train_watched(
+            Materials(config).experiment(config),
+            name="train", folder=tmp_path / "checkpoints", tensorboard=tmp_path / "board",
+        )  # fmt: skip
+
+    for last in (6, 15, 19):
+
+        def killed(self: training._Saver, batch: int, logs: dict | None = None) -> None:
+            if int(self.keeper.model.optimizer.iterations) == last:  # noqa: B023
+                raise RuntimeError("killed")
+            save(self, batch, logs)
+
+        monkeypatch.setattr(training._Saver, "on_train_batch_end", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            go_on()
+    monkeypatch.undo()
+    go_on()
+    timed = {"examples_per_second", "tokens_per_second", "padding_share"}
+    for run in ("train", "validation"):
+        whole, ours = monitor.read_scalars(watched[0] / run), points(tmp_path / "board" / run)
+        assert {name for name, _ in ours} >= set(whole)
+        assert len(ours) == len(set(ours)), "a point is there twice"
+        scalars = monitor.read_scalars(tmp_path / "board" / run)
+        for name in set(whole) - timed:
+            assert scalars[name] == whole[name], name
+
+
+def points(folder: Path) -> list[tuple[str, int]]:
+    """Tag and step of all that was written as training went on."""
+    files = [path for path in folder.glob("events.*") if path.suffix not in (".graph", ".charts")]
+    return [
+        (value.tag, event.step)
+        for path in files
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    ]
 
 
 def test_classes_of_validation(watched, experiment: Experiment) -> None:

@@ -188,7 +188,7 @@ def test_another_model_is_bad_input_or_missed(
         (["ftp://127.0.0.1:9/pairs", "--certificate", "{path}"], "an address is http://HOST"),
         (["grpc://127.0.0.1:9", "--certificate", "{path}"], "an address is http://HOST"),
         (["{path}", "--certificate", "{tmp}/none.json"], "no SavedModel"),
-        (["{path}", "--certificate", "{path}/saved_model.pb"], "not JSON"),
+        (["{path}", "--certificate", "{path}/saved_model.pb"], "saved_model.pb: not UTF-8"),
         (["{path}/parity.json", "--certificate", "{path}"], "no SavedModel"),
     ],
 )

@@ -5,7 +5,8 @@ the other, in an order that moves by one each round, and a ratio is that of two 
 The first round is not counted. training.py and inference.py say what is done in one; peak.py
 measures the machine's matrix products in the same rounds.
 
-Results go to benchmarks/results.json, and of all of it a table to the READMEs.
+Results go to benchmarks/results.json, part by part, and a table of them to the READMEs: what was
+measured before stays there until it is measured again.
 
 Exit status: 0 when every goal is reached, 1 when one is missed, 2 when data or packages are absent.
 """
@@ -52,18 +53,18 @@ def main() -> int:
         print(f"bench: not run: {absent}", file=sys.stderr)
         return 2
     OUT.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"machine": describe_machine()}
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results: dict[str, Any] = {**before, "machine": describe_machine()}
     for part in options.parts or PARTS:
         for name in options.sets:
             print(f"{part}: {name}, max_length {MAX_LENGTHS[name]}", flush=True)
             results.setdefault(part, {})[name] = PARTS[part](name, options.rounds)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_tables(results)
     lines = [*goals(results)]
     for said, found, goal in lines:
         missed = "" if found["median"] >= goal else ": missed"
         print(f"{said}: {times(found)}, goal {goal}{missed}")
-    if len(options.sets) == len(MAX_LENGTHS) and len(options.parts) in (0, len(PARTS)):
-        write_tables(results)
     return 1 if any(found["median"] < goal for _, found, goal in lines) else 0
 
 

@@ -20,6 +20,8 @@ from rounds import answer_in_rounds  # noqa: E402
 def main() -> None:
     """The signature as it is served: strings in, probabilities out."""
     settings = json.loads(sys.argv[1])
+    # TF Serving's --tensorflow_intra_op_parallelism=1, see docs/speed.md
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     loaded = tf.saved_model.load(settings["saved_model"])
     serve = loaded.signatures["serving_default"]  # pyright: ignore
     answer_in_rounds(

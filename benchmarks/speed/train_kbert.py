@@ -17,7 +17,7 @@ from rounds import Rounds  # noqa: E402
 
 from kbert.config import parse  # noqa: E402
 from kbert.experiment import Materials  # noqa: E402
-from kbert.run import with_fastest_step  # noqa: E402
+from kbert.run import begin_threads, with_fastest_step  # noqa: E402
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     rounds = Rounds()
     tf.config.experimental.enable_op_determinism()
     config = parse(sys.argv[1:])
+    begin_threads(config)
     materials = Materials(config)
     config = with_fastest_step(config, materials.experiment(config))
     experiment = materials.experiment(config)

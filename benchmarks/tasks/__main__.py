@@ -97,28 +97,32 @@ def finished() -> list[dict[str, Any]]:
     found = []
     for job in jobs():
         for seed in range(job.seeds):
-            measured = measured_here(job, seed) or before.get((job.name, seed))
+            earlier = before.get((job.name, seed), {})
+            measured = {**earlier, **measured_here(job, seed)}
             found += [measured] if measured else []
     return found
 
 
-def measured_here(job: Job, seed: int) -> dict[str, Any] | None:
-    """What a run whose folder is here has measured; None before its end."""
+def measured_here(job: Job, seed: int) -> dict[str, Any]:
+    """What a run whose folder is here has measured; {} before its end, the Trainer's after its."""
     folder, result = places_of(job, seed)
     if not (folder / "metrics.json").exists():
-        return None
+        return {}
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    ours, theirs = seconds_of(folder.name), seconds_of(f"{folder.name}.peer")
-    return {
+    ours = seconds_of(folder.name)
+    found = {
         "job": job.name,
         "seed": seed,
         "figures": {name: figure_of(metrics["test"], name) for name in job.figures},
         "seconds": sum(ours.values()),
         "training_seconds": metrics["train"]["seconds"],
         "sources": list(ours),
-        "peer": json.loads(result.read_text("utf-8")) if result.exists() else {},
-        "peer_seconds": sum(theirs.values()),
     }
+    if result.exists():
+        theirs = seconds_of(f"{folder.name}.peer")
+        found["peer"] = json.loads(result.read_text(encoding="utf-8"))
+        found["peer_seconds"] = sum(theirs.values())
+    return found
 
 
 def places_of(job: Job, seed: int) -> tuple[Path, Path]:

@@ -52,7 +52,7 @@ def rows_of(job: Job, results: list[dict[str, Any]]) -> list[list[str]]:
 def reference_of(job: Job, name: str, results: list[dict[str, Any]]) -> str:
     """The Trainer's figure, where it was asked, or that of the job beside it."""
     if job.beside is None:
-        of_job = [result["peer"] for result in results if result["job"] == job.name]
+        of_job = [result.get("peer", {}) for result in results if result["job"] == job.name]
         found, said = [figures[name] for figures in of_job if name in figures], "Trainer"
     else:
         beside, said = job.beside

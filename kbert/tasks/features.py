@@ -22,6 +22,7 @@ class Features(Classification):
     """
 
     has_features = True
+    encoder_does_most = False
 
     def __init__(self, config: Config, tokenizer: WordPieceTokenizer, learned: Learned) -> None:
         super().__init__(config, tokenizer, learned)

@@ -56,6 +56,7 @@ class MaskedLM(Task):
     """
 
     meets_any_token = True
+    encoder_does_most = False
     default_metric = "val_loss"
     headline = ("loss", "perplexity", "accuracy")
 

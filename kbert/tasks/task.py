@@ -153,6 +153,8 @@ class Task(Protocol):
     has_features: ClassVar[bool] = False
     """Whether nothing is trained but the layer "classifier", on features of rows that stay as they
     are: see `kbert.features`."""
+    encoder_does_most: ClassVar[bool] = True
+    """Whether nearly all of a step's time is the encoder's, whose rows are computed in parts."""
     meets_any_token: ClassVar[bool] = False
     """Whether batches for training have tokens that are in no row, such as random words."""
     has_new_encoder: bool = False

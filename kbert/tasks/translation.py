@@ -32,6 +32,7 @@ class Translation(Task):
     """
 
     generates = True
+    encoder_does_most = False
     default_metric = "val_loss"
     headline = ("bleu", "chrf", "perplexity")
 

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from conftest import VOCABULARY
+from materials import VOCABULARY
 from safetensors.torch import save_file
 
 from fidelity.checkpoint_models import random_models, temporary

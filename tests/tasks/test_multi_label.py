@@ -163,22 +163,24 @@ def test_logits_and_loss_are_transformers(
 
 
 def test_thresholds_that_are_fitted_choose(task: MultiLabel) -> None:
+    """What half of the rows say proves right on the other half."""
     logits = np.array([[2.0, -1.0, 0.0], [-2.0, 1.0, -0.5], [0.1, -3.0, -4.0]], np.float32)
-    gold = gold_of([LIST_SEPARATOR.join(["bad", "animal"]), LIST_SEPARATOR.join(LABELS[1:]), ""])
-    before = task.outputs(tf.constant(logits), None, tf.ones(3))
+    rows = [LIST_SEPARATOR.join(["bad", "animal"]), LIST_SEPARATOR.join(LABELS[1:]), ""]
+    logits, gold = np.tile(logits, (2, 1)), gold_of(2 * rows)
+    before = task.outputs(tf.constant(logits), None, tf.ones(6))
     np.testing.assert_array_equal(before["chosen"], logits >= 0)
     collected = {name: of.numpy() for name, of in before.items()}
     fitted = json.loads(json.dumps(task.fit_on_validation(collected, gold)))
     assert task.use_fitted(fitted)
     after = {name: of.numpy() for name, of in task.outputs(tf.constant(logits), None, None).items()}
-    assert after["chosen"].tolist() == [[True, True, True], [False, True, True], [False] * 3]
+    assert after["chosen"].tolist() == 2 * [[True, True, True], [False, True, True], [False] * 3]
     report = task.score(after, gold)
     rows = report["per_class"].items()
     assert {label: row["threshold"] for label, row in rows} == fitted["thresholds"]
     assert report["f1_micro"] == pytest.approx(8 / 9)
     columns = task.predictions(after, gold)
-    assert columns["prediction"] == ["animal,bad,good", "bad,good", ""]
-    assert columns["label"] == ["bad,animal", "bad,good", ""]
+    assert columns["prediction"] == 2 * ["animal,bad,good", "bad,good", ""]
+    assert columns["label"] == 2 * ["bad,animal", "bad,good", ""]
     assert columns["p_good"][0] == "0.5"
 
 
