@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from kbert.errors import InputError
 from kbert.foreign_files import malformed_told, read_object
+from kbert.h5_files import H5File
 from kbert.tensor_files import write_tensors
 from kbert.torch_files import TorchFile
 from kbert.whole_files import written_whole
@@ -29,11 +30,9 @@ WEIGHT_FILES = tuple(name + ending for name in WHOLE_FILES for ending in ("", IN
 """The files that can be read, the preferred one first; an index stands for its shards."""
 
 MOST_TENSORS = 100_000
-"""Of a file; of BERT-large it are 400. And of the groups and datasets of an .h5 file."""
-MOST_LEVELS = 50
-"""Of groups in each other; a tf_model.h5 has 10."""
+"""Of a file; of BERT-large it are 400."""
 
-# What h5py, safetensors, zipfile and the parser of pickles raise at a damaged file.
+# What safetensors, zipfile and the parsers of pickles and of .h5 files raise at a damaged one.
 _DAMAGED = (
     OSError,
     SafetensorError,
@@ -191,11 +190,11 @@ class _SafetensorsFile(TensorFile):
 
 class _HDF5File(TensorFile):
     def __init__(self, path: Path) -> None:
-        self._file = h5py.File(path, "r")
-        super().__init__(path, _dataset_shapes(self._file, path.stat().st_size))
+        self._file = H5File(path)
+        super().__init__(path, {name: of.shape for name, of in self._file.tensors.items()})
 
     def _read(self, name: str) -> np.ndarray:
-        return self._file[name][()]  # pyright: ignore[reportIndexIssue, reportReturnType]
+        return self._file.read(name)
 
 
 class _TorchTensors(TensorFile):
@@ -228,39 +227,6 @@ class _Shards(TensorFile):
     def _read(self, name: str) -> np.ndarray:
         file, known = self._places[name]
         return file[known]
-
-
-def _dataset_shapes(file: h5py.File, size: int) -> dict[str, tuple[int, ...]]:
-    """Datasets of numbers of the file itself: no links, no data kept in other files are followed.
-
-    Args:
-        file: The file.
-        size: Of it, in bytes. Keras does not compress; what takes far more in memory was never
-            stored, or was compressed to fill it.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    seen = total = 0
-
-    def visit(name: str | bytes, item: h5py.Group | h5py.Dataset) -> None:
-        nonlocal seen, total
-        seen += 1
-        if isinstance(name, bytes):
-            raise ValueError("the name of an object is not UTF-8")
-        if seen > MOST_TENSORS or name.count("/") > MOST_LEVELS:
-            raise ValueError(f"it has over {MOST_TENSORS:,} objects, or over {MOST_LEVELS} levels")
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and _is_own(item):
-            shapes[name] = item.shape
-            total += item.nbytes
-        if total > 2 * size:
-            raise ValueError(f"its tensors would take over {2 * size:,} bytes, twice its size")
-
-    file.visititems(visit)  # each object once, whatever loops the groups form
-    return shapes
-
-
-def _is_own(item: h5py.Dataset) -> bool:
-    """Whether the numbers of a dataset are in its file."""
-    return item.shape is not None and not item.external and not item.is_virtual
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

@@ -285,7 +285,7 @@ def torch_legacy_seeds(checkpoint: Path) -> list[bytes]:
 
 
 CSV = (
-    'text,label,other\na cat,x,1\n"a ""dog"", or\ntwo",y,2\n\u597d\u4eba,x,\n,y,4\n'
+    'text,label,other\na cat,x,1\n"a ""dog"", or\ntwo",y,2\n\u597d\u4eba,x,\na,y,4\n'
     + "the cat sat,x,5\nthe dog,y,6\n" * 20
 )
 
@@ -309,7 +309,7 @@ def parquet_seeds(_: Path) -> list[bytes]:
     import pyarrow as pa
     import pyarrow.parquet
 
-    table = pa.table({"text": ["a cat", "a dog", "", "\u597d"] * 40, "label": ["x", "y"] * 80,
+    table = pa.table({"text": ["a cat", "a dog", "a", "\u597d"] * 40, "label": ["x", "y"] * 80,
                       "other": [[1], []] * 80})  # fmt: skip
     found = []
     for options in (
@@ -421,6 +421,7 @@ def _fuzz(engine: str, name: str, work: Path, seconds: float) -> bool:
                 command, capture_output=True, text=True, timeout=left + PATIENCE
             )
             status, told = process.returncode, process.stdout.strip().splitlines()
+            told = told or process.stderr.strip().splitlines()[-1:]
         except subprocess.TimeoutExpired:
             status, told = "hangs", []
         counts.update(json.loads((folder / "counts.json").read_text()))

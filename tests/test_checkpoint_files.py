@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from kbert import h5_files
 from kbert.checkpoint_files import (
     WEIGHT_FILES,
     find_weights,
@@ -138,16 +140,61 @@ def test_damaged_h5_name(tmp_path):
         open_tensors(path)
 
 
-def test_damaged_h5_chunk(tmp_path):
+def test_h5_that_is_compressed_or_not_stored(tmp_path):
+    """Keras writes neither, and a small file could be of any size in memory."""
     path = tmp_path / "tf_model.h5"
-    with h5py.File(path, "w") as file:
-        file.create_dataset("a", data=np.sqrt(np.arange(3000.0)), compression="gzip")
-        start = file["a"].id.get_chunk_info(0).byte_offset
-    content = bytearray(path.read_bytes())
-    content[start : start + 40] = bytes(40)
-    path.write_bytes(bytes(content))
-    with pytest.raises(InputError, match=r"tf_model\.h5, tensor a: .*damaged"):
-        open_tensors(path)["a"]
+    for options in (
+        {"data": np.zeros(3000), "compression": "gzip"},
+        {"data": np.zeros(3000), "chunks": (1000,)},
+        {"shape": (2**20, 2**20), "dtype": "f4"},
+    ):
+        with h5py.File(path, "w") as file:
+            file.create_dataset("a", **options)
+        with pytest.raises(InputError, match="numbers of a are compressed, in chunks or not there"):
+            open_tensors(path)
+
+
+def test_h5_of_all_types(tmp_path):
+    path = tmp_path / "tf_model.h5"
+    arrays = {
+        "big": np.arange(6, dtype=">f8").reshape(2, 3),
+        "bool": np.array([True, False]),
+        "empty": np.zeros((0, 3), "float32"),
+        "scalar": np.array(7, "int8"),
+    }
+    write(path, {**arrays, "none": h5py.Empty("f4"), "compound": np.zeros(2, "f4,i4")})
+    tensors = open_tensors(path)
+    assert set(tensors) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(tensors[name], array)
+        assert tensors[name].shape == array.shape
+
+
+def test_h5_that_changes_is_read_anew(tmp_path):
+    path = tmp_path / "tf_model.h5"
+    for value in (1.0, 2.0):
+        write(path, {"a": np.full(3, value)})
+        assert open_tensors(path)["a"].tolist() == [value] * 3
+
+
+def test_h5_that_ends_the_process_that_looks_at_it(tmp_path, monkeypatch):
+    """As changed bytes can do to HDF5's library; here the interpreter ends itself."""
+    path = tmp_path / "tf_model.h5"
+    write(path, {"a": np.ones(2)})
+    for code, message in (
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"a bad one \(SIGSEGV\)"),
+        ("import time; time.sleep(60)", "comes to no end with it"),
+    ):
+        script = tmp_path / "script.py"
+        script.write_text(code)
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\nexec {sys.executable} {script}\n")
+        python.chmod(0o755)
+        monkeypatch.setattr(h5_files.sys, "executable", str(python))
+        monkeypatch.setattr(h5_files, "SECONDS", 0.5)
+        path.touch()
+        with pytest.raises(InputError, match=message):
+            open_tensors(path)
 
 
 def test_wrong_names(tmp_path):

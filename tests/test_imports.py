@@ -78,7 +78,9 @@ LEVELS = {
     "torch_files": GROUND,
     "tensor_files": GROUND,
     "checkpoints": {"tensor_files", *GROUND},
-    "checkpoint_files": {"tensor_files", "torch_files", *GROUND},
+    "h5_files": GROUND,
+    "h5_check": set(),
+    "checkpoint_files": {"h5_files", "tensor_files", "torch_files", *GROUND},
     "calibration": set(),
     "scope": set(),
     "entities": {"text_files", *GROUND},
@@ -438,7 +440,7 @@ def test_serve_knows_nothing_of_kbert(path: Path) -> None:
 
 def test_nobody_imports_the_scripts() -> None:
     for path in sorted((ROOT / "kbert").rglob("*.py")):
-        scripts = {"kbert.session_check", "kbert.huggingface_check"}
+        scripts = {"kbert.session_check", "kbert.huggingface_check", "kbert.h5_check"}
         assert not scripts & imports(path), path
 
 

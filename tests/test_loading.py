@@ -7,18 +7,20 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
+from hostile_files.weights import torch_weights
 from parity import assert_round_trip, assert_same_outputs, random_inputs
 
 import kbert
@@ -400,20 +402,20 @@ def test_hub_lacks_a_shard(hub, online, tiny_checkpoint, tmp_path):
 
 def test_damage_found_late_leaves_the_model_as_it_was(tiny_checkpoint, tmp_path):
     """One tensor of a file that opens well cannot be read: none is loaded."""
-    tensors = open_tensors(tiny_checkpoint / "model.safetensors")
-    path = tmp_path / "tf_model.h5"
-    with h5py.File(path, "w") as file:
-        for name, array in tensors.items():
-            file.create_dataset(name, data=array, compression="gzip")
-        start = file["pooler.dense.weight"].id.get_chunk_info(0).byte_offset
+    shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+    names = list(open_tensors(tiny_checkpoint / "model.safetensors"))
+    torch_weights(tmp_path)
+    path = tmp_path / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo(f"archive/data/{names.index('pooler.dense.weight')}").header_offset
     content = bytearray(path.read_bytes())
-    content[start : start + 40] = bytes(40)
+    content[place + 100] ^= 1
     path.write_bytes(bytes(content))
     encoder = loading.load_encoder(tiny_checkpoint)
     for variable in encoder.weights:
         variable.assign(variable + 1)
     before = [np.asarray(variable) for variable in encoder.weights]
-    with pytest.raises(InputError, match=r"tf_model\.h5, tensor pooler\.dense\.weight: .*damaged"):
+    with pytest.raises(InputError, match=r"\.bin, tensor pooler\.dense\.weight: .*damaged"):
         loading.load_checkpoint_weights(encoder, tmp_path)
     for variable, array in zip(encoder.weights, before, strict=True):
         np.testing.assert_array_equal(variable, array)
