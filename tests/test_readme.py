@@ -103,7 +103,7 @@ def test_make_targets() -> None:
         for name in ("quality", "scale", "search", "tokenizer", "monitoring", "serving", "batching")
     ]
     checks = ("fidelity", "survive", "serve-check", "serve-fuzz", "hostile", "fuzz-files")
-    for target in ("demo", "test", "lint", "look", "tasks", *checks, *benchmarks):
+    for target in ("demo", "test", "lint", "look", "tasks", "scale", *checks, *benchmarks):
         assert f"make {target}" in (ROOT / "README.md").read_text("utf-8") or target == "lint"
         process = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
