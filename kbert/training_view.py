@@ -31,6 +31,7 @@ from kbert.plots import png
 from kbert.tasks.task import Task
 from kbert.text_files import read_rows
 from kbert.training import Watcher
+from kbert.whole_files import sync
 from kbert.window_pooling import WindowPooling
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,13 @@ class RunFiles:
         self.validation = monitor.EventFile(folder / "validation")
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file of this process and those before, by its name in the folder."""
+        """Bytes of each file of this process and those before, by its name in the folder.
+
+        They are on the disk then, and outlive a power cut as a checkpoint does that tells of them.
+        """
         files = [*self.train.files(), *self.validation.files()]
+        for path in (*files, *{path.parent for path in files}):
+            sync(path)
         return {str(path.relative_to(self.folder)): path.stat().st_size for path in files}
 
     def cut(self, sizes: Mapping[str, int]) -> None:

@@ -85,9 +85,10 @@ def main() -> int:
         write_data(place)
         for kind in KINDS:
             kills = round(options.kills * kind.share)
-            failures += [f"{kind.name}: {line}" for line in survive(kind, place, kills, chance)]
-    for line in failures:
-        print(f"FAILED {line}")
+            found = [f"{kind.name}: {line}" for line in survive(kind, place, kills, chance)]
+            for line in found:
+                print(f"FAILED {line}", flush=True)
+            failures += found
     print("all is as if nothing had happened" if not failures else f"{len(failures)} failures")
     return 1 if failures else 0
 
