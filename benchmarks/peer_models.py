@@ -11,16 +11,31 @@ Infer = Callable[[dict[str, np.ndarray]], np.ndarray]
 """Named ids, int64 (batch, length), to logits float32 (batch, classes)."""
 
 
-def onnxruntime_model(checkpoint: Path, threads: int) -> Infer:
-    """By ONNX Runtime in float32; the folder has a model.onnx."""
+def onnxruntime_model(checkpoint: Path, threads: int, file: str = "model.onnx") -> Infer:
+    """By ONNX Runtime; the folder has the file, in float32 or as `in_int8` writes it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        str(checkpoint / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        str(checkpoint / file), options, providers=["CPUExecutionProvider"]
     )
     return lambda inputs: session.run(["logits"], inputs)[0]
+
+
+def in_int8(checkpoint: Path) -> str:
+    """Write products with weights in int8 beside the folder's model.onnx, as ONNX Runtime's
+    documentation advises for Transformers: inputs are rounded by what each batch has. The file."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    file = "model-int8.onnx"
+    quantize_dynamic(
+        checkpoint / "model.onnx",
+        checkpoint / file,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul", "Gemm"],
+    )
+    return file
 
 
 def torch_model(checkpoint: Path, threads: int, precision: str = "float32") -> Infer:

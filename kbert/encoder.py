@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import keras_nlp
@@ -14,14 +14,13 @@ from keras import ops
 
 from kbert.config import EncoderConfig
 from kbert.errors import InputError
+from kbert.int8 import Int8
 from kbert.precision import (
     BFloat16Products,
     Dense,
-    low_rank,
-    made_once,
-    operand,
     own_operands,
     product,
+    projection,
     shared_operands,
 )
 
@@ -374,27 +373,17 @@ class Attention(keras.layers.MultiHeadAttention):
     those of the parent.
     """
 
+    int8: Mapping[str, Int8] = {}
+    """Which products are computed in 8 bits, by their names in `projection`."""
+
     def _build_attention(self, rank):
         self._dropout_layer = Dropout(self._dropout, dtype=self.dtype_policy, name="dropout")
 
     def _project(self, inputs, *parts: keras.layers.Layer):
         """What each dense layer makes of (batch, length, hidden): (batch, heads, length, dim)."""
         batch, length, hidden = ops.shape(inputs)
-
-        def kernels() -> tf.Tensor:
-            return ops.concatenate([ops.reshape(part.kernel, (hidden, -1)) for part in parts], 1)
-
-        def biases() -> tf.Tensor:
-            return ops.concatenate([ops.reshape(part.bias, (-1,)) for part in parts], 0)
-
         names = " ".join(part.name for part in parts)
-        kernel = operand(self, names, kernels)
-        bias = made_once(self, f"{names} bias", biases)
-        states = ops.reshape(inputs, (-1, hidden))
-        flat = product(states, kernel, self.dtype_policy) + bias
-        added = low_rank(states, parts, self.dtype_policy)
-        if added is not None:
-            flat = flat + added
+        flat = projection(ops.reshape(inputs, (-1, hidden)), self, names, parts)
         split = ops.reshape(flat, (batch, length, len(parts), self.num_heads, self.key_dim))
         return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), num=len(parts), axis=0)
 
@@ -416,15 +405,9 @@ class Attention(keras.layers.MultiHeadAttention):
         context = ops.transpose(product(dropped, value, self.dtype_policy), (0, 2, 1, 3))
         batch, length = ops.shape(context)[:2]
         width = self.num_heads * self.key_dim
-        kernel = operand(
-            self, "output", lambda: ops.reshape(self._output_dense.kernel, (width, -1))
-        )
         context = ops.reshape(context, (-1, width))
-        output = product(context, kernel, self.dtype_policy) + self._output_dense.bias
-        added = low_rank(context, [self._output_dense], self.dtype_policy)
-        if added is not None:
-            output = output + added
-        return ops.reshape(output, (batch, length, kernel.shape[-1])), scores
+        output = projection(context, self, "output", [self._output_dense])
+        return ops.reshape(output, (batch, length, output.shape[-1])), scores
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -455,6 +438,10 @@ class FeedForward(Dense):
 
     A custom gradient only in training: what is exported has plain operations.
     """
+
+    @property
+    def has_gelu(self):
+        return self.activation is gelu
 
     def activate(self, inputs, training):
         if training and self.activation is gelu:
@@ -593,6 +580,15 @@ class TransformerBlock(BlockParts, keras_nlp.layers.TransformerEncoder):
             self._feedforward_intermediate_dense,
             self._feedforward_output_dense,
         ]
+
+    @property
+    def projecting_layers(self) -> tuple[SelfAttention, FeedForward, Dense]:
+        """The layers that compute the products of the block with weights, in their order."""
+        return (
+            self._self_attention_layer,
+            self._feedforward_intermediate_dense,
+            self._feedforward_output_dense,
+        )
 
     def compute_output_spec(self, inputs, return_attention_scores=False, **kwargs):
         batch, length, _ = inputs.shape

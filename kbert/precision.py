@@ -1,14 +1,16 @@
-"""Matrix products: in which type they are computed, and what LoRA adds to them."""
+"""Matrix products: in which type they are computed, and what is added to them."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import tensorflow as tf
+
+from kbert.int8 import Int8, product8, rounded_columns
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -175,20 +177,93 @@ def low_rank(inputs: tf.Tensor, layers: Sequence[keras.Layer], policy: keras.DTy
     return added[0] if len(added) == 1 else tf.concat(added, 1)
 
 
+_observed: contextvars.ContextVar[dict[tuple[int, str], float] | None] = contextvars.ContextVar(
+    "observed", default=None
+)
+
+
+@contextlib.contextmanager
+def observed_inputs() -> Iterator[dict[tuple[int, str], float]]:
+    """Inside, each `projection` in eager mode notes the largest absolute value of its inputs.
+
+    Yields:
+        It, by the id of the layer and the name of its kernel.
+    """
+    observed: dict[tuple[int, str], float] = {}
+    token = _observed.set(observed)
+    try:
+        yield observed
+    finally:
+        _observed.reset(token)
+
+
+def projection(
+    inputs: tf.Tensor,
+    layer: keras.Layer,
+    name: str,
+    parts: Sequence[keras.Layer],
+    *,
+    gelu: bool = False,
+) -> tf.Tensor:
+    """What dense layers make of the same inputs, side by side: inputs @ kernels + biases.
+
+    In the type that the layer's policy says; in 8 bits where `layer.int8` has a `kbert.int8.Int8`
+    under the name.
+
+    Args:
+        inputs: (rows, inner).
+        layer: Whose product it is.
+        name: Of its kernel, see `operand`.
+        parts: The dense layers; either all of them have additions of LoRA, or none has.
+        gelu: Whether the exact GELU of it is wanted in 8 bits.
+
+    Returns:
+        (rows, columns of all parts); in int8 where `layer.int8` says so.
+    """
+    inner = inputs.shape[-1]
+
+    def kernels() -> tf.Tensor:
+        if len(parts) == 1:
+            kernel = parts[0].kernel
+            return kernel if len(kernel.shape) == 2 else tf.reshape(kernel, (inner, -1))
+        return tf.concat([tf.reshape(part.kernel, (inner, -1)) for part in parts], 1)
+
+    def biases() -> tf.Tensor:
+        if len(parts) == 1 and len(parts[0].bias.shape) == 1:
+            return parts[0].bias
+        return tf.concat([tf.reshape(part.bias, (-1,)) for part in parts], 0)
+
+    bias = made_once(layer, f"{name} bias", biases)
+    how = getattr(layer, "int8", {}).get(name)
+    if how is not None:
+        kernel = made_once(layer, f"{name} int8", lambda: rounded_columns(kernels())[0])
+        largest = made_once(layer, f"{name} largest", lambda: rounded_columns(kernels())[1])
+        return product8(inputs, kernel, largest, bias, how, gelu)
+    observed = _observed.get()
+    if observed is not None:
+        key = id(layer), name
+        observed[key] = max(observed.get(key, 0.0), float(tf.reduce_max(tf.abs(inputs))))
+    kernel = operand(layer, name, kernels)
+    outputs = tf.nn.bias_add(product(inputs, kernel, layer.dtype_policy), bias)
+    added = low_rank(inputs, parts, layer.dtype_policy)
+    return outputs if added is None else outputs + added
+
+
 @keras.saving.register_keras_serializable("kbert")
 class Dense(keras.layers.Dense):
     """`keras.layers.Dense` by one plain product, see `product`: (..., inputs) -> (..., units)."""
 
+    int8: Mapping[str, Int8] = {}
+    """{"kernel": how} for a product in 8 bits, see `projection`."""
+    has_gelu = False
+    """Whether the activation is the exact GELU, which products in 8 bits have with them."""
+
     def call(self, inputs, training=None):
         shape = tf.shape(inputs)
         flat = tf.reshape(inputs, (-1, inputs.shape[-1]))
-        kernel = operand(self, "kernel", lambda: self.kernel)
-        bias = tf.convert_to_tensor(self.bias)
-        outputs = tf.nn.bias_add(product(flat, kernel, self.dtype_policy), bias)
-        added = low_rank(flat, [self], self.dtype_policy)
-        if added is not None:
-            outputs = outputs + added
-        if self.activation is not None:
+        outputs = projection(flat, self, "kernel", [self], gelu=self.has_gelu)
+        is_done = self.has_gelu and "kernel" in self.int8
+        if self.activation is not None and not is_done:
             outputs = self.activate(outputs, bool(training))
         return tf.reshape(outputs, tf.concat([shape[:-1], [self.units]], 0))
 

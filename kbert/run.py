@@ -39,10 +39,12 @@ from kbert.evaluation_tables import verdict_line
 from kbert.experiment import Experiment, Materials
 from kbert.export import export
 from kbert.fastest_step import AUTO, fastest_step
+from kbert.int8 import is_supported
 from kbert.kernel_threads import cores, parts_of_rows, use_one_thread_a_kernel
 from kbert.learned import write_learned
 from kbert.lineage import lineage
 from kbert.monitor import end_trial, start_trial
+from kbert.quantization import quantize
 from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
@@ -67,7 +69,7 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 """Of the output folder, while a process is at work there; it says which."""
 NOISY_LOGS = ("absl", "tensorflow", "httpx", "huggingface_hub")
-EXPORTED_IN = {"bfloat16": "bfloat16_products"}
+EXPORTED_IN = {"bfloat16": "bfloat16_products", "int8": "float32"}
 """export.precision -> train.precision of what is exported."""
 # what may differ when a run goes on
 UNCOMPARED = (
@@ -308,6 +310,11 @@ def _is_uncompared(option: str) -> bool:
 
 def _check_experiments(materials: Materials, config: Config, space: tuple[Dimension, ...]) -> None:
     """Every checkpoint that a search may try is read, with the most that it may have to hold."""
+    if config.export.enabled and config.export.precision == "int8" and not is_supported():
+        raise InputError(
+            "export.precision int8: this TensorFlow has no such products (it has them on x86, with "
+            "oneDNN): choose bfloat16, or float32."
+        )
     experiments = [materials.experiment(config)]
     choices = {dimension.name: dimension for dimension in space}
     checkpoints = choices["checkpoint"].values if "checkpoint" in choices else ()
@@ -550,6 +557,8 @@ def _reduced(
     if precision == FLOAT32:
         return None
     model = experiment.model_in(EXPORTED_IN[precision], exact)
+    if precision == "int8":
+        quantize(model, task, experiment.splits["train"])
     figures: dict[str, dict[str, float]] = {}
     for name in [*measured][-1:]:  # the test split, else the validation split
         split = experiment.splits[name]

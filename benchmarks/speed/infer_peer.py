@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
-from peer_models import onnxruntime_model, torch_model  # noqa: E402
+from peer_models import in_int8, onnxruntime_model, torch_model  # noqa: E402
 from rounds import answer_in_rounds  # noqa: E402
 from transformers import BertTokenizerFast  # noqa: E402
 
@@ -24,10 +24,13 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     checkpoint, threads = Path(settings["checkpoint"]), settings["threads"]
     tokenizer = BertTokenizerFast.from_pretrained(checkpoint)
-    if settings["precision"] is None:
-        infer = onnxruntime_model(checkpoint, threads)
+    precision = settings["precision"]
+    if settings["by"] == "torch":
+        infer = torch_model(checkpoint, threads, precision)
+    elif precision == "int8":
+        infer = onnxruntime_model(checkpoint, threads, in_int8(checkpoint))
     else:
-        infer = torch_model(checkpoint, threads, settings["precision"])
+        infer = onnxruntime_model(checkpoint, threads)
 
     def answer(texts: list[str]) -> np.ndarray:
         ids = tokenizer(

@@ -25,9 +25,15 @@ WORK = {
     "batch 1": {"batch_size": 1, "batches": 200},
     "batch 32": {"batch_size": 32, "batches": ROWS // 32},
 }
-OURS = {"kbert": "float32", "kbert bfloat16": "bfloat16"}
+OURS = {"kbert": "float32", "kbert bfloat16": "bfloat16", "kbert int8": "int8"}
 """export.precision of each."""
-PEERS = {"ONNX Runtime": None, "torch float32": "float32", "torch bfloat16": "bfloat16"}
+PEERS = {
+    "ONNX Runtime": ("onnxruntime", "float32"),
+    "ONNX Runtime int8": ("onnxruntime", "int8"),
+    "torch float32": ("torch", "float32"),
+    "torch bfloat16": ("torch", "bfloat16"),
+}
+"""By what, in which type."""
 GOAL = 1.2
 SAME = 1e-3  # of logits, in float32
 
@@ -37,7 +43,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     saved_models = {tool: a_run_of(name, precision) for tool, precision in OURS.items()}
     weights = weights_of(saved_models["kbert"], name)
     commands = {tool: kbert(name, folder) for tool, folder in saved_models.items()}
-    commands |= {of: peer(name, weights, precision) for of, precision in PEERS.items()}
+    commands |= {of: peer(name, weights, *how) for of, how in PEERS.items()}
     commands |= matrix_products()
     work = {of: json.dumps(told) for of, told in WORK.items()}
     found = in_turn(commands, work, rounds)
@@ -53,8 +59,9 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         print(f"  {of}, texts/s: {told}", flush=True)
         compared = {
             "ONNX Runtime": ("kbert", "ONNX Runtime"),
+            "ONNX Runtime int8": ("kbert int8", "ONNX Runtime int8"),
             "torch": (
-                max(OURS, key=lambda tool: speeds[tool]["median"]),
+                max(("kbert", "kbert bfloat16"), key=lambda tool: speeds[tool]["median"]),
                 max(("torch float32", "torch bfloat16"), key=lambda tool: speeds[tool]["median"]),
             ),
         }
@@ -128,10 +135,11 @@ def kbert(name: str, saved_model: Path) -> list[str]:
     return [sys.executable, str(HERE / "infer_kbert.py"), json.dumps(settings)]
 
 
-def peer(name: str, weights: Path, precision: str | None) -> list[str]:
-    """The call of infer_peer.py; without a precision of ONNX Runtime."""
+def peer(name: str, weights: Path, by: str, precision: str) -> list[str]:
+    """The call of infer_peer.py."""
     settings = {
         "checkpoint": str(weights),
+        "by": by,
         "precision": precision,
         "threads": cpus(),
         "max_length": MAX_LENGTHS[name],
