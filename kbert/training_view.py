@@ -135,7 +135,7 @@ class Curves(Watcher):
         self.train = files.train
         self.validation = files.validation
         self.before: list[np.ndarray] = []
-        self.restored: list[Any] = []
+        self.restored: list[Any] | None = None
         self.sizes = np.zeros((0, 3), np.int64)
         self.first = 0
         self.began = 0.0
@@ -155,17 +155,19 @@ class Curves(Watcher):
         self.first = len(self.sizes) - self.params["steps"]  # of an epoch that goes on
         # a point is of the steps since the last one, whichever process did them
         self.before = self._sums()
-        if self.restored and self.first:
-            pairs = zip(self.restored, self.before, strict=True)
+        if self.restored is not None and self.first:
+            # fewer where they are of before the very first step: metrics had no variables yet
+            has_all = len(self.restored) == len(self.before)
+            pairs = zip(self.restored, self.before, strict=True) if has_all else ()
             self.before = [np.array(old, now.dtype) for old, now in pairs]
-        self.restored = []
+        self.restored = None
 
     def state(self) -> dict[str, Any]:
         return {"files": self.files.sizes(), "sums": [sums.tolist() for sums in self.before]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.files.cut(state.get("files", {}))
-        self.restored = state.get("sums", [])
+        self.restored = state.get("sums")
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         self.began = time.perf_counter()
@@ -207,7 +209,7 @@ class Curves(Watcher):
     def _window(self) -> dict[str, float]:
         """Metrics since the last point: they are of sums, so of the difference of the sums."""
         now = self._sums()
-        if len(self.before) == len(now):
+        if len(self.before) == len(now):  # else they are of before the very first step: 0
             self._assign([new - old for new, old in zip(now, self.before, strict=True)])
         values = {name: float(value) for name, value in self.model.get_metrics_result().items()}
         self._assign(now)

@@ -123,11 +123,17 @@ def test_watching_changes_nothing(watched, experiment: Experiment, tmp_path: Pat
     assert progress.history == watched[2].history
 
 
+@pytest.mark.parametrize(
+    ("checkpoint_steps", "kills"),
+    [
+        pytest.param(7, (6, 15, 19), id="before a checkpoint, after an epoch, before a point"),
+        pytest.param(3, (4, 13), id="after a checkpoint before the first point"),
+    ],
+)
 def test_a_run_that_is_killed_has_each_point_once(
-    options: list[str], watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], watched, tmp_path: Path, monkeypatch, checkpoint_steps: int, kills
 ) -> None:
-    """Before a checkpoint, after an epoch, and between a checkpoint and a point."""
-    config = parse([*options, "--train.checkpoint_steps", "7"])
+    config = parse([*options, "--train.checkpoint_steps", str(checkpoint_steps)])
     save = training._Saver.on_train_batch_end
 
     def go_on() -> None:
@@ -136,7 +142,7 @@ def test_a_run_that_is_killed_has_each_point_once(
             name="train", folder=tmp_path / "checkpoints", tensorboard=tmp_path / "board",
         )  # fmt: skip
 
-    for last in (6, 15, 19):
+    for last in kills:
 
         def killed(self: training._Saver, batch: int, logs: dict | None = None) -> None:
             if int(self.keeper.model.optimizer.iterations) == last:  # noqa: B023
