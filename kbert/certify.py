@@ -16,6 +16,7 @@ import tensorflow_text as tf_text
 
 from kbert.answers import BOUND, Answers, without_padding
 from kbert.certificate import FLOAT32, Certificate
+from kbert.errors import InputError
 from kbert.fresh_process import (
     PREPROCESS,
     SERVING,
@@ -28,9 +29,9 @@ from kbert.fresh_process import (
 from kbert.saving import save_checkpoint
 from kbert.tasks.task import Signature, Task
 
-REDUCED_BOUND = 0.1
-"""Largest difference of a lower precision: a sign that a model does not bear it, no more. What it
-costs is told by the figures."""
+REDUCED_BOUNDS = {"bfloat16": 0.1, "int8": 0.5}
+"""Largest difference of each lower precision: a sign that a model does not bear it, no more. What
+it costs is told by the figures."""
 HUGGINGFACE_IDS = {"token_ids": "input_ids", "segment_ids": "token_type_ids"}
 PROBES = (
     "",
@@ -102,8 +103,8 @@ def certify(
         python: Interpreter of the fresh processes.
 
     Raises:
-        ExportError: the SavedModel's answers differ by more than 1e-5, those of a lower precision
-            by more than 0.1, or do not come.
+        ExportError: the SavedModel's answers differ by more than 1e-5, or do not come.
+        InputError: those of a lower precision differ by more than REDUCED_BOUNDS.
     """
     signatures = task.signatures(model)
     inputs = _probe_texts(signatures[SERVING].inputs)
@@ -119,7 +120,7 @@ def certify(
         answers["huggingface"] = _in_the_types_of(answers["python"], found)
     certificate = Certificate(
         signature=SERVING,
-        bound=BOUND if reduced is None else REDUCED_BOUND,
+        bound=BOUND if reduced is None else REDUCED_BOUNDS[reduced.precision],
         versions={**_versions(), **versions},
         inputs=inputs,
         ranked_by=dict(signatures[SERVING].ranked_by),
@@ -129,6 +130,11 @@ def certify(
         figures={} if reduced is None else reduced.figures,
     )
     if problem := certificate.problem():
+        if reduced is not None:
+            raise InputError(
+                f"export.precision {reduced.precision}: the model does not bear it, {problem}. "
+                "The same command goes on with --export.precision float32."
+            )
         raise ExportError(f"{saved_model}: {problem}.")
     return certificate
 

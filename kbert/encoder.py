@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import keras_nlp
@@ -14,9 +14,9 @@ from keras import ops
 
 from kbert.config import EncoderConfig
 from kbert.errors import InputError
-from kbert.int8 import Int8
 from kbert.precision import (
     BFloat16Products,
+    Bounds,
     Dense,
     own_operands,
     product,
@@ -373,8 +373,8 @@ class Attention(keras.layers.MultiHeadAttention):
     those of the parent.
     """
 
-    int8: Mapping[str, Int8] = {}
-    """Which products are computed in 8 bits, by their names in `projection`."""
+    int8: Bounds = {}
+    """Of the products that are computed in 8 bits, see `projection`."""
 
     def _build_attention(self, rank):
         self._dropout_layer = Dropout(self._dropout, dtype=self.dtype_policy, name="dropout")

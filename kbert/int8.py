@@ -9,7 +9,6 @@ tests/test_int8.py looks at both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -20,42 +19,29 @@ LARGEST = 127
 """-128 is not used, so that numbers are symmetric."""
 
 
-@dataclass(frozen=True)
-class Int8:
-    """How a layer computes one of its products in 8 bits."""
-
-    bound: float
-    """Largest absolute value of the inputs; larger ones are cut to it."""
-    next_bound: float | None = None
-    """That of the inputs of the product that follows at once, where the results are rounded for
-    it; None for results in float32."""
-
-
 def is_supported() -> bool:
     """Whether this TensorFlow computes such products on this machine."""
     try:
         kernel, largest = rounded_columns(tf.ones((1, 1)))
-        _ = product8(tf.ones((1, 1)), kernel, largest, tf.ones(1), Int8(1.0), False)
+        _ = product8(rounded(tf.ones((1, 1))), kernel, largest, tf.ones(1), gelu=False)
     except (tf.errors.OpError, RuntimeError):  # no such kernel, no such op
         return False
     return True
 
 
 def rounded_columns(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A kernel (inputs, columns) in int8, and the largest absolute value of each column."""
+    """A kernel (inner, columns) in int8, and the largest absolute value of each column."""
     largest = tf.reduce_max(tf.abs(kernel), axis=0)
-    steps = tf.where(largest > 0, largest, 1.0) / LARGEST
-    return tf.cast(tf.round(kernel / steps), tf.int8), steps * LARGEST
+    largest = tf.where(largest > 0, largest, 1.0)
+    return tf.cast(tf.round(kernel * (LARGEST / largest)), tf.int8), largest
 
 
-def rounded(inputs: tf.Tensor, bound: float) -> tf.Tensor:
-    """Inputs in int8, `bound` being 127; what is int8 is so already."""
-    if inputs.dtype == tf.int8:
-        return inputs
+def rounded(inputs: tf.Tensor) -> tf.Tensor:
+    """Inputs in int8, 1 being 127; what is over 1 is cut."""
     numbers, _, _ = tf.raw_ops.QuantizeV2(
         input=inputs,
-        min_range=-bound,
-        max_range=bound,
+        min_range=-1.0,
+        max_range=1.0,
         T=tf.qint8,
         mode="SCALED",
         round_mode="HALF_TO_EVEN",
@@ -65,7 +51,7 @@ def rounded(inputs: tf.Tensor, bound: float) -> tf.Tensor:
 
 
 def product8(
-    inputs: tf.Tensor, kernel: tf.Tensor, largest: tf.Tensor, bias: tf.Tensor, how: Int8, gelu: bool
+    inputs: tf.Tensor, kernel: tf.Tensor, largest: tf.Tensor, bias: tf.Tensor, *, gelu: bool
 ) -> tf.Tensor:
     """inputs @ kernel + bias, and the exact GELU of it where `gelu`.
 
@@ -73,55 +59,54 @@ def product8(
     the CPU at the first one.
 
     Args:
-        inputs: (rows, inner) in float32, or in int8 as `rounded` has them.
+        inputs: (rows, inner) in int8, of `rounded`.
         kernel: (inner, columns) in int8, of `rounded_columns`.
         largest: (columns,), of `rounded_columns`.
         bias: (columns,).
-        how: The bounds.
         gelu: Whether to apply it.
 
     Returns:
-        (rows, columns) in float32; in int8 where `how` has a bound of what follows.
+        float32 (rows, columns).
     """
 
     def compute() -> tf.Tensor:
-        numbers = tf.bitcast(rounded(inputs, how.bound), tf.qint8)
-        columns = tf.bitcast(kernel, tf.qint8)
-        limits = [tf.constant(-how.bound), tf.constant(how.bound), -largest, largest]
-        result = tf.float32 if how.next_bound is None else tf.qint8
-        last = b"Dequantize" if how.next_bound is None else b"Requantize"
-        told = [] if how.next_bound is None else [tf.float32, tf.float32]
-        if how.next_bound is not None:
-            limits += [tf.constant(-how.next_bound), tf.constant(how.next_bound)]
-        attributes = {
-            "Tdevice_inputs": [tf.qint8, tf.qint8, tf.float32],
-            "Thost_inputs": [tf.float32] * len(limits),
-            "Tdevice_outputs": [result],
-            "Thost_outputs": told,
-            "T1": tf.qint8,
-            "T2": tf.qint8,
-            "Tbias": tf.float32,
-            "U": tf.float32,
-            "Tout": result,
-            "is_weight_const": True,
-            "is_bias_const": True,
-            "fused_ops": [b"BiasAdd", *([b"GeluExact"] if gelu else []), last],
-            "input_quant_mode": b"SCALED",
-            "output_quant_mode": b"SCALED",
-        }
-        outputs = _op([numbers, columns, bias, *limits], [result, *told], attributes)
-        return outputs if how.next_bound is None else tf.bitcast(outputs, tf.int8)
+        return _op(
+            [tf.bitcast(inputs, tf.qint8), tf.bitcast(kernel, tf.qint8), bias],
+            [tf.constant(-1.0), tf.constant(1.0), -largest, largest],
+            [b"BiasAdd", *([b"GeluExact"] if gelu else []), b"Dequantize"],
+        )
 
     found = tf.function(compute)() if tf.executing_eagerly() else compute()  # no eager op has it
     found.set_shape([inputs.shape[0], kernel.shape[1]])
     return found
 
 
-def _op(inputs: list[tf.Tensor], types: list[tf.DType], attributes: Mapping[str, Any]) -> tf.Tensor:
-    """The op's first output."""
+def _op(operands: list[tf.Tensor], limits: list[tf.Tensor], fused: list[bytes]) -> tf.Tensor:
+    attributes: dict[str, Any] = {
+        "Tdevice_inputs": [tf.qint8, tf.qint8, tf.float32],
+        "Thost_inputs": [tf.float32] * len(limits),
+        "Tdevice_outputs": [tf.float32],
+        "Thost_outputs": [],
+        "T1": tf.qint8,
+        "T2": tf.qint8,
+        "Tbias": tf.float32,
+        "U": tf.float32,
+        "Tout": tf.float32,
+        "is_weight_const": True,
+        "is_bias_const": True,
+        "fused_ops": fused,
+        "input_quant_mode": b"SCALED",
+        "output_quant_mode": b"SCALED",
+    }
     graph = tf.compat.v1.get_default_graph()
-    found = {name: _attribute(value) for name, value in attributes.items()}
-    return graph.create_op(OP, inputs, types, attrs=found, name="product8").outputs[0]
+    made = graph.create_op(
+        OP, [*operands, *limits], [tf.float32], attrs=_attributes(attributes), name="product8"
+    )
+    return made.outputs[0]
+
+
+def _attributes(values: Mapping[str, Any]) -> dict[str, attr_value_pb2.AttrValue]:
+    return {name: _attribute(value) for name, value in values.items()}
 
 
 def _attribute(value: Any) -> attr_value_pb2.AttrValue:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from kbert.int8 import Int8, product8, rounded_columns
+from kbert.int8 import product8, rounded, rounded_columns
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -177,19 +178,22 @@ def low_rank(inputs: tf.Tensor, layers: Sequence[keras.Layer], policy: keras.DTy
     return added[0] if len(added) == 1 else tf.concat(added, 1)
 
 
-_observed: contextvars.ContextVar[dict[tuple[int, str], float] | None] = contextvars.ContextVar(
-    "observed", default=None
+Bounds = Mapping[str, np.ndarray]
+"""For the name of each product in 8 bits, the largest absolute value of each column of its inputs,
+over 0."""
+_observed: contextvars.ContextVar[dict[tuple[int, str], np.ndarray] | None] = (
+    contextvars.ContextVar("observed", default=None)
 )
 
 
 @contextlib.contextmanager
-def observed_inputs() -> Iterator[dict[tuple[int, str], float]]:
-    """Inside, each `projection` in eager mode notes the largest absolute value of its inputs.
+def observed_inputs() -> Iterator[dict[tuple[int, str], np.ndarray]]:
+    """Inside, each `projection` in eager mode notes how large the columns of its inputs are.
 
     Yields:
-        It, by the id of the layer and the name of its kernel.
+        The largest absolute values (inner,), by the id of the layer and the name of its product.
     """
-    observed: dict[tuple[int, str], float] = {}
+    observed: dict[tuple[int, str], np.ndarray] = {}
     token = _observed.set(observed)
     try:
         yield observed
@@ -207,26 +211,25 @@ def projection(
 ) -> tf.Tensor:
     """What dense layers make of the same inputs, side by side: inputs @ kernels + biases.
 
-    In the type that the layer's policy says; in 8 bits where `layer.int8` has a `kbert.int8.Int8`
-    under the name.
+    In the type that the layer's policy says; in 8 bits where the layer has bounds of that name in
+    its `int8`.
 
     Args:
         inputs: (rows, inner).
         layer: Whose product it is.
-        name: Of its kernel, see `operand`.
+        name: The product's.
         parts: The dense layers; either all of them have additions of LoRA, or none has.
-        gelu: Whether the exact GELU of it is wanted in 8 bits.
+        gelu: Whether the exact GELU of it is wanted where it is in 8 bits.
 
     Returns:
-        (rows, columns of all parts); in int8 where `layer.int8` says so.
+        (rows, columns of all parts).
     """
-    inner = inputs.shape[-1]
 
     def kernels() -> tf.Tensor:
-        if len(parts) == 1:
-            kernel = parts[0].kernel
-            return kernel if len(kernel.shape) == 2 else tf.reshape(kernel, (inner, -1))
-        return tf.concat([tf.reshape(part.kernel, (inner, -1)) for part in parts], 1)
+        if len(parts) == 1 and len(parts[0].kernel.shape) == 2:
+            return parts[0].kernel
+        width = inputs.shape[-1]
+        return tf.concat([tf.reshape(part.kernel, (width, -1)) for part in parts], 1)
 
     def biases() -> tf.Tensor:
         if len(parts) == 1 and len(parts[0].bias.shape) == 1:
@@ -234,15 +237,21 @@ def projection(
         return tf.concat([tf.reshape(part.bias, (-1,)) for part in parts], 0)
 
     bias = made_once(layer, f"{name} bias", biases)
-    how = getattr(layer, "int8", {}).get(name)
-    if how is not None:
-        kernel = made_once(layer, f"{name} int8", lambda: rounded_columns(kernels())[0])
-        largest = made_once(layer, f"{name} largest", lambda: rounded_columns(kernels())[1])
-        return product8(inputs, kernel, largest, bias, how, gelu)
+    bounds = getattr(layer, "int8", {}).get(name)
+    if bounds is not None:
+        # Columns of inputs that are as large as each other lose as little as each other: what they
+        # are divided by, the kernel's rows are multiplied by.
+        def columns() -> tuple[tf.Tensor, tf.Tensor]:
+            return rounded_columns(tf.convert_to_tensor(kernels()) * bounds[:, None])
+
+        kernel = made_once(layer, f"{name} int8", lambda: columns()[0])
+        largest = made_once(layer, f"{name} largest", lambda: columns()[1])
+        return product8(rounded(inputs * (1 / bounds)), kernel, largest, bias, gelu=gelu)
     observed = _observed.get()
     if observed is not None:
         key = id(layer), name
-        observed[key] = max(observed.get(key, 0.0), float(tf.reduce_max(tf.abs(inputs))))
+        sizes = tf.reduce_max(tf.abs(inputs), axis=0).numpy()
+        observed[key] = np.maximum(observed.get(key, 0.0), sizes)
     kernel = operand(layer, name, kernels)
     outputs = tf.nn.bias_add(product(inputs, kernel, layer.dtype_policy), bias)
     added = low_rank(inputs, parts, layer.dtype_policy)
@@ -253,8 +262,8 @@ def projection(
 class Dense(keras.layers.Dense):
     """`keras.layers.Dense` by one plain product, see `product`: (..., inputs) -> (..., units)."""
 
-    int8: Mapping[str, Int8] = {}
-    """{"kernel": how} for a product in 8 bits, see `projection`."""
+    int8: Bounds = {}
+    """{"kernel": bounds} for a product in 8 bits, see `projection`."""
     has_gelu = False
     """Whether the activation is the exact GELU, which products in 8 bits have with them."""
 

@@ -9,21 +9,27 @@ import numpy as np
 
 from kbert.batches import EncodedSplit, evaluation_batches
 from kbert.encoder import Encoder, transformer_blocks
-from kbert.int8 import Int8
 from kbert.precision import observed_inputs
 from kbert.tasks.task import Task
 
 ROWS = 256
 """Of the training data, whose largest inputs are the bounds of the products."""
+SMALLEST = 1 / 127
+"""Bound of a column that these rows leave at 0, or nearly, as a share of the largest column's."""
 
 
 def quantize(model: keras.Model, task: Task, split: EncodedSplit) -> None:
     """Have every block compute its six products with weights in 8 bits, all else as before.
 
-    Weights are rounded by columns. Inputs are rounded by the largest absolute value that the
-    product met in some rows, and cut to it where they are larger later: bounds that are known
-    beforehand cost nothing when texts are answered. Embeddings, products of attention, pooler and
-    head stay in float32.
+    Kernels are rounded by columns; inputs by columns, too, by the largest absolute values that the
+    product met in some rows, and cut to them where they are larger later: bounds that are known
+    beforehand cost next to nothing when texts are answered. Embeddings, products of attention,
+    pooler and head stay in float32.
+
+    A few columns of a BERT's states, and of its feed-forward parts, are many times as large as the
+    others. Multiplying rows of the kernel by what columns of inputs are divided by is that of Xiao
+    et al. 2023 (SmoothQuant, https://arxiv.org/abs/2211.10438, section 4) with all of the
+    difference in the kernel (their alpha = 1).
 
     Args:
         model: In float32; what was traced of it before does not change.
@@ -37,24 +43,21 @@ def quantize(model: keras.Model, task: Task, split: EncodedSplit) -> None:
     set_bounds(_encoder_of(model), observed)
 
 
-def set_bounds(encoder: keras.Model, observed: Mapping[tuple[int, str], float]) -> None:
+def set_bounds(encoder: keras.Model, observed: Mapping[tuple[int, str], np.ndarray]) -> None:
     """Have the blocks of an encoder compute in 8 bits, by what `observed_inputs` gave.
 
     Raises:
-        ValueError: it gave nothing for one of the products.
+        ValueError: it gave nothing for a block.
     """
     for block in transformer_blocks(encoder):
-        attention, first, second = block.projecting_layers
-        bounds = {
-            layer: {name: bound for (of, name), bound in observed.items() if of == id(layer)}
-            for layer in (attention, first, second)
-        }
-        if not all(bounds.values()):
-            raise ValueError(f"no row passed through {block.name}")
-        attention.int8 = {name: Int8(bound) for name, bound in bounds[attention].items()}
-        second.int8 = {"kernel": Int8(bounds[second]["kernel"])}
-        chained = bounds[second]["kernel"] if first.has_gelu else None
-        first.int8 = {"kernel": Int8(bounds[first]["kernel"], chained)}
+        for layer in block.projecting_layers:
+            found = {name: sizes for (of, name), sizes in observed.items() if of == id(layer)}
+            if not found:
+                raise ValueError(f"no row passed through {block.name}")
+            layer.int8 = {
+                name: np.maximum(sizes, max(sizes.max() * SMALLEST, np.finfo(np.float32).tiny))
+                for name, sizes in found.items()
+            }
 
 
 def _encoder_of(model: keras.Model) -> Encoder:

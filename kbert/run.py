@@ -295,13 +295,18 @@ def _is_finished(folder: Path, config: Config) -> bool:
             f"--output {folder} is not empty and holds no run (no config.yaml): name a new folder."
         ) from None
     lines = differences(with_defaults(old), as_dict(config))
-    differing = [line for line in lines if not _is_uncompared(line.partition(":")[0])]
+    is_finished = (folder / "metrics.json").exists()
+    differing = [
+        line
+        for option, line in ((line.partition(":")[0], line) for line in lines)
+        if not (_is_uncompared(option) or option == "export.precision" and not is_finished)
+    ]
     if differing:
         raise InputError(
             f"--output {folder} holds a run with other options ({'; '.join(differing)}): "
             "name a new folder."
         )
-    return (folder / "metrics.json").exists()
+    return is_finished
 
 
 def _is_uncompared(option: str) -> bool:

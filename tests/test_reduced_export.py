@@ -12,7 +12,7 @@ import tensorflow as tf
 import train
 from kbert import verify
 from kbert.certificate import PLACE, Certificate, read_certificate
-from kbert.certify import REDUCED_BOUND
+from kbert.certify import REDUCED_BOUNDS
 
 TYPES = {"bfloat16": tf.bfloat16, "int8": tf.int8}
 
@@ -64,19 +64,19 @@ def test_the_certificate_tells_what_it_loses(
     precision: str, finished: Path, certificate: Certificate
 ) -> None:
     assert certificate.precision == precision
-    assert certificate.bound == REDUCED_BOUND
+    assert certificate.bound == REDUCED_BOUNDS[precision]
     metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
     measured = {name: metrics["test"][name] for name in metrics["headline"]}
     assert certificate.figures["float32"] == measured
     assert certificate.figures[precision].keys() == measured.keys()
     served, exact = (certificate.answers[name].outputs for name in ("saved_model", "python"))
     differences = np.abs(served["logits"] - exact["logits"])
-    assert 1e-5 < differences.max() <= REDUCED_BOUND * np.abs(exact["logits"]).max()
+    assert 1e-5 < differences.max() <= certificate.bound * np.abs(exact["logits"]).max()
 
 
-def test_it_is_verified_by_its_own_bound(finished: Path, capsys) -> None:
+def test_it_is_verified_by_its_own_bound(precision: str, finished: Path, capsys) -> None:
     assert verify.main([str(finished)]) == 0
-    assert "bound 0.1: holds" in capsys.readouterr().out
+    assert f"bound {REDUCED_BOUNDS[precision]}: holds" in capsys.readouterr().out
     assert verify.main([str(finished), "--bound", "1e-5"]) == 1
 
 
@@ -87,3 +87,15 @@ def test_a_machine_without_such_products_is_told_of_at_once(
     assert train.main(options_of(tiny_checkpoint, tiny_csv, tmp_path, "int8")) == 2
     assert "export.precision int8: this TensorFlow has no such products" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_does_not_bear_it_can_be_exported_in_float32(
+    tiny_checkpoint: Path, tiny_csv: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(REDUCED_BOUNDS, "int8", 1e-6)
+    assert train.main(options_of(tiny_checkpoint, tiny_csv, tmp_path, "int8")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "export.precision int8: the model does not bear it, " in error
+    assert train.main(options_of(tiny_checkpoint, tiny_csv, tmp_path, "float32")) == 0
+    assert read_certificate(tmp_path / "run/export/moods/1" / PLACE).precision == "float32"
+    assert "precision: float32" in (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
