@@ -1,9 +1,10 @@
 """Matrix products of whole numbers of 8 bits, as TensorFlow's oneDNN kernels compute them.
 
-The op `_QuantizedMatMul` (TensorFlow 2.17 and later, x86) has no Python function. What is public,
+The op `_QuantizedMatMul` (x86, TensorFlow 2.17 and later,
+https://github.com/tensorflow/tensorflow/pull/66087) has no Python function. What is public,
 `tf.raw_ops.QuantizedMatMulWithBias` and its kin, knows one scale for all columns, no GELU, and
-answers wrongly since some TensorFlow after 2.12 where inputs may be negative;
-tests/test_int8.py looks at both.
+answers wrongly since some TensorFlow after 2.12 where inputs may be negative. tests/test_int8.py
+looks at both.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ SAME = 1e-3  # of logits, in float32
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Answers of kbert, ONNX Runtime and torch to the texts of one data set."""
-    saved_models = {tool: a_run_of(name, precision) for tool, precision in OURS.items()}
+    saved_models = exports_of(name)
     weights = weights_of(saved_models["kbert"], name)
     commands = {tool: kbert(name, folder) for tool, folder in saved_models.items()}
     commands |= {of: peer(name, weights, *how) for of, how in PEERS.items()}
@@ -86,23 +86,29 @@ def compare(said: dict[str, dict[str, Any]]) -> None:
             raise SystemExit(f"bench: {tool} answers otherwise, by {difference}.")
 
 
-def a_run_of(name: str, precision: str) -> Path:
-    """The SavedModel of one epoch's training."""
-    run = OUT / f"bench-run-{name}-{precision}"
-    shutil.rmtree(run, ignore_errors=True)
-    options = {
-        "data.train": texts(name),
-        "data.max_length": MAX_LENGTHS[name],
-        "data.cache_dir": OUT / "cache",
-        "model.checkpoint": checkpoint(),
-        "train.epochs": 1,
-        "monitor.tensorboard": "false",
-        "export.name": "bench",
-        "export.precision": precision,
-        "output": run,
-    }
-    call(str(ROOT / "train.py"), *(f"--{option}={value}" for option, value in options.items()))
-    return run / "export" / "bench" / "1"
+def exports_of(name: str) -> dict[str, Path]:
+    """The SavedModels of one epoch's training, in each precision."""
+    exports: dict[str, Path] = {}
+    for tool, precision in OURS.items():
+        run = OUT / f"bench-run-{name}-{precision}"
+        shutil.rmtree(run, ignore_errors=True)
+        if exports:  # what is trained goes on with another export
+            trained = next(iter(exports.values())).parents[2]
+            shutil.copytree(trained, run, ignore=shutil.ignore_patterns("metrics.json", "export"))
+        options = {
+            "data.train": texts(name),
+            "data.max_length": MAX_LENGTHS[name],
+            "data.cache_dir": OUT / "cache",
+            "model.checkpoint": checkpoint(),
+            "train.epochs": 1,
+            "monitor.tensorboard": "false",
+            "export.name": "bench",
+            "export.precision": precision,
+            "output": run,
+        }
+        call(str(ROOT / "train.py"), *(f"--{option}={value}" for option, value in options.items()))
+        exports[tool] = run / "export" / "bench" / "1"
+    return exports
 
 
 def weights_of(saved_model: Path, name: str) -> Path:
