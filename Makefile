@@ -68,7 +68,7 @@ hostile: .venv/test.done
 fuzz-files: .venv/test.done
 	$(VENV)/python tests/fuzz_files.py
 
-# training beside HuggingFace's Trainer and keras-hub: about half an hour on 2 quiet cores
+# training and answers beside the peers: about an hour on 2 quiet cores
 bench: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/speed
