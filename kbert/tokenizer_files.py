@@ -23,8 +23,8 @@ SPECIAL_TOKENS = {
 MAX_WORD_CHARACTERS = 100
 MOST_TOKENS = 1_000_000
 """Of a vocabulary: twice the largest that is known, LaBSE's. Its tables take seconds to build."""
-MOST_CHARACTERS = 1000
-"""Of a token; a word of over 100 is never looked up."""
+MOST_BYTES = 256
+"""Of a token in UTF-8: TensorFlow Text's FastWordpieceBuilder takes no longer one."""
 ADVICE = "save the tokenizer anew"
 
 # What tokenizer.json and tokenizer_config.json say of a special token.
@@ -209,10 +209,11 @@ def check_vocabulary(
             "give another."
         )
     for number, token in enumerate(vocabulary, start=1):
-        if len(token) > MOST_CHARACTERS or not _is_encodable(token):
+        size = _size(token)
+        if size is None or size > MOST_BYTES:
             wrong = "is half of a surrogate pair"
-            if len(token) > MOST_CHARACTERS:
-                wrong = f"has {len(token):,} characters, a token at most {MOST_CHARACTERS:,}"
+            if size is not None:
+                wrong = f"has {size:,} bytes in UTF-8, a token at most {MOST_BYTES}"
             raise InputError(f"{source}: token {number} ({token[:20]!r}...) {wrong}; correct it.")
     places: dict[str, list[int]] = {}
     for number, token in enumerate(vocabulary):
@@ -235,12 +236,12 @@ def check_vocabulary(
         )
 
 
-def _is_encodable(token: str) -> bool:
+def _size(token: str) -> int | None:
+    """Bytes in UTF-8; None for what is no text."""
     try:
-        token.encode("utf-8")
+        return len(token.encode("utf-8"))
     except UnicodeEncodeError:
-        return False
-    return True
+        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,8 +14,7 @@ DANGEROUS = ("os.system", "os.mkdir", "a class to make", "writes a file", "print
 CHOSEN = [
     case
     for case in CASES
-    if not case.is_large
-    and (case.start != RUN or any(words in case.name for words in DANGEROUS))
+    if not case.is_large and (case.start != RUN or any(words in case.name for words in DANGEROUS))
 ]
 
 

@@ -49,6 +49,8 @@ tokenizers = [
     Case("vocab.txt: a duplicate", vocabulary("cat"), TOKENS),
     Case("vocab.txt: two empty lines", vocabulary("", ""), TOKENS),
     Case("vocab.txt: one empty line", vocabulary("", "run"), TOKENS, is_read=True),
+    Case("vocab.txt: a token of 257 bytes", vocabulary("猫" * 85 + "ab"), TOKENS),
+    Case("vocab.txt: a token of 256 bytes", vocabulary("猫" * 85 + "a"), TOKENS, is_read=True),
     Case("vocab.txt: a line of a million characters", vocabulary("x" * 10**6), TOKENS),
     Case("vocab.txt: a line of 60 million characters", vocabulary("x" * 60_000_000), TOKENS),
     Case("vocab.txt: 10 TB", grown("vocab.txt", 10 * TERA), TOKENS),
