@@ -156,17 +156,21 @@ class Encoder(keras.Model):
         }
 
 
+def encoders_of(model: keras.Model) -> list[Encoder]:
+    """The encoders in a model, or the model itself; every task's has one."""
+    return [layer for layer in (model, *model.layers) if isinstance(layer, Encoder)]
+
+
 def compute_in_parts(model: keras.Model, parts: int) -> None:
     """Have the encoder of a model, or the model itself, compute so many parts of a batch each."""
-    for layer in (model, *model.layers):
-        if isinstance(layer, Encoder):
-            layer.parts = parts
+    for encoder in encoders_of(model):
+        encoder.parts = parts
 
 
 @contextlib.contextmanager
 def computed_in_parts(model: keras.Model, parts: int) -> Iterator[None]:
     """Inside, the encoders of a model compute so many parts of a batch each."""
-    encoders = [layer for layer in (model, *model.layers) if isinstance(layer, Encoder)]
+    encoders = encoders_of(model)
     before = [encoder.parts for encoder in encoders]
     compute_in_parts(model, parts)
     try:
@@ -179,7 +183,7 @@ def computed_in_parts(model: keras.Model, parts: int) -> Iterator[None]:
 @contextlib.contextmanager
 def computed_by_length(model: keras.Model, rows: int) -> Iterator[None]:
     """Inside, the encoders of a model compute so many rows of alike lengths at a time."""
-    encoders = [layer for layer in (model, *model.layers) if isinstance(layer, Encoder)]
+    encoders = encoders_of(model)
     for encoder in encoders:
         encoder.rows_by_length = rows
     try:
@@ -192,10 +196,9 @@ def computed_by_length(model: keras.Model, rows: int) -> Iterator[None]:
 def rematerialize(model: keras.Model) -> None:
     """Have the blocks of the encoder of a model, or of the model itself, compute themselves again
     for their gradient."""
-    for layer in (model, *model.layers):
-        if isinstance(layer, Encoder):
-            for block in transformer_blocks(layer):
-                block.rematerializes = True
+    for encoder in encoders_of(model):
+        for block in transformer_blocks(encoder):
+            block.rematerializes = True
 
 
 def attention_encoder(encoder: keras.Model) -> keras.Model:

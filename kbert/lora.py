@@ -7,7 +7,7 @@ import math
 import keras
 import numpy as np
 
-from kbert.encoder import Encoder, transformer_blocks
+from kbert.encoder import encoders_of, transformer_blocks
 from kbert.optimizers import EMBEDDINGS
 
 
@@ -29,7 +29,7 @@ def add_low_rank(model: keras.Model, *, rank: int, alpha: float, seed: int) -> N
 
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
     """
-    encoder = _encoder_of(model)
+    encoder = encoders_of(model)[0]
     blocks = transformer_blocks(encoder)
     for layer in (*map(encoder.get_layer, EMBEDDINGS), *blocks):
         for variable in layer.weights:
@@ -49,7 +49,8 @@ def merge_low_rank(model: keras.Model) -> None:
 
     What was traced with them goes on to be right: of the additions it knows, B is zero.
     """
-    for block in transformer_blocks(_encoder_of(model)):
+    encoder = encoders_of(model)[0]
+    for block in transformer_blocks(encoder):
         for layer in block.dense_layers:
             if hasattr(layer, "lora_a"):
                 a, b = (of.numpy().astype(np.float64) for of in (layer.lora_a, layer.lora_b))
@@ -57,10 +58,6 @@ def merge_low_rank(model: keras.Model) -> None:
                 layer.kernel.assign(layer.kernel.numpy() + added)
                 layer.lora_b.assign(np.zeros_like(b))
                 del layer.lora_a, layer.lora_b
-
-
-def _encoder_of(model: keras.Model) -> Encoder:
-    return next(layer for layer in (model, *model.layers) if isinstance(layer, Encoder))
 
 
 def _sizes(layer: keras.Layer) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kbert.batches import EncodedSplit, evaluation_batches
-from kbert.encoder import Encoder, transformer_blocks
+from kbert.encoder import encoders_of, transformer_blocks
 from kbert.precision import observed_inputs
 from kbert.tasks.task import Task
 
@@ -36,11 +36,12 @@ def quantize(model: keras.Model, task: Task, split: EncodedSplit) -> None:
         task: What the model is for.
         split: Its training data.
     """
+    encoder = encoders_of(model)[0]
     rows = np.unique(np.linspace(0, len(split) - 1, ROWS).round().astype(np.int64))
     with observed_inputs() as observed:
         for inputs, *_ in evaluation_batches(split.take(rows), task, batch_size=32):
             model(inputs, training=False)
-    set_bounds(_encoder_of(model), observed)
+    set_bounds(encoder, observed)
 
 
 def set_bounds(encoder: keras.Model, observed: Mapping[tuple[int, str], np.ndarray]) -> None:
@@ -58,7 +59,3 @@ def set_bounds(encoder: keras.Model, observed: Mapping[tuple[int, str], np.ndarr
                 name: np.maximum(sizes, max(sizes.max() * SMALLEST, np.finfo(np.float32).tiny))
                 for name, sizes in found.items()
             }
-
-
-def _encoder_of(model: keras.Model) -> Encoder:
-    return next(layer for layer in (model, *model.layers) if isinstance(layer, Encoder))

@@ -76,6 +76,7 @@ UNCOMPARED = (
     "resume", "debug", "output", "search.workers", "search.keep", "monitor",
     "train.checkpoint_steps", "train.keep_checkpoints",
 )  # fmt: skip
+FREE_UNTIL_EXPORTED = ("export.precision",)  # of an unfinished run, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,11 +297,8 @@ def _is_finished(folder: Path, config: Config) -> bool:
         ) from None
     lines = differences(with_defaults(old), as_dict(config))
     is_finished = (folder / "metrics.json").exists()
-    differing = [
-        line
-        for option, line in ((line.partition(":")[0], line) for line in lines)
-        if not (_is_uncompared(option) or option == "export.precision" and not is_finished)
-    ]
+    free = UNCOMPARED if is_finished else (*UNCOMPARED, *FREE_UNTIL_EXPORTED)
+    differing = [line for line in lines if not _is_of(line.partition(":")[0], free)]
     if differing:
         raise InputError(
             f"--output {folder} holds a run with other options ({'; '.join(differing)}): "
@@ -309,8 +307,8 @@ def _is_finished(folder: Path, config: Config) -> bool:
     return is_finished
 
 
-def _is_uncompared(option: str) -> bool:
-    return any(option == name or option.startswith(f"{name}.") for name in UNCOMPARED)
+def _is_of(option: str, names: tuple[str, ...]) -> bool:
+    return any(option == name or option.startswith(f"{name}.") for name in names)
 
 
 def _check_experiments(materials: Materials, config: Config, space: tuple[Dimension, ...]) -> None:

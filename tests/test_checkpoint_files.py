@@ -81,6 +81,19 @@ def test_safetensors(tmp_path):
     assert "absent" not in tensors
 
 
+def test_whether_a_tensor_is_there_is_known_without_reading_it(tmp_path):
+    """Of four terabytes, none of which is on the disk."""
+    shape, path = (2**20, 2**20), tmp_path / "model.safetensors"
+    size = 4 * shape[0] * shape[1]
+    told = {"huge": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+    header = json.dumps(told).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + size)
+    tensors = open_tensors(path)
+    assert "huge" in tensors and "other" not in tensors
+    assert tensors.shape("huge") == shape
+
+
 def test_h5(tmp_path):
     path = tmp_path / "tf_model.h5"
     write(path, {"bert/tf/kernel:0": TENSORS["kernel"], "top": TENSORS["half"]})
