@@ -64,7 +64,7 @@ serve-fuzz: .venv/test.done .venv/demo.done
 hostile: .venv/test.done
 	$(VENV)/python tests/hostile.py
 
-# ten minutes of mutated files for each of 14 readers, and a line of 10 GB
+# ten minutes of mutated files for each of 14 readers, one a core at a time, and a line of 10 GB
 fuzz-files: .venv/test.done
 	$(VENV)/python tests/fuzz_files.py
 

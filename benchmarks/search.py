@@ -42,7 +42,6 @@ from quality import (
     WEIGHTS,
     checkpoint,
     describe_machine,
-    probe,
     source_digest,
     split_files,
 )
@@ -474,6 +473,17 @@ def report_memory(memory: Mapping[str, Any]) -> None:
     last = max(resident)
     growth = "not measured" if slope is None else f"{slope:+.2f} MB a trial"
     print(f"resident MB after trials {texts}; over trials {SETTLED} to {last}: {growth}")
+
+
+def probe() -> float:
+    """GFLOP/s of a fixed float32 matrix product: how much of the machine is free just now."""
+    size, repeats = 1024, 20
+    matrix = np.ones((size, size), np.float32)
+    np.matmul(matrix, matrix)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        np.matmul(matrix, matrix)
+    return repeats * 2 * size**3 / (time.perf_counter() - began) / 1e9
 
 
 if __name__ == "__main__":

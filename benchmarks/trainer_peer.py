@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +22,9 @@ from transformers import (  # noqa: E402
     BertTokenizerFast,
     DataCollatorWithPadding,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
-
-
-class StepTimer(TrainerCallback):
-    """Time from the end of a step to the end of the next one, as kbert takes it.
-
-    An epoch's first step is not timed, and every timed step counts as a full batch: both so in
-    kbert's own figure.
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.examples = 0
-        self.seconds = 0.0
-        self.last: float | None = None
-
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        self.last = None
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        now = time.perf_counter()
-        if self.last is not None:
-            self.seconds += now - self.last
-            self.examples += self.batch_size
-        self.last = now
 
 
 def main(settings: dict[str, Any], result: Path) -> None:
@@ -66,7 +40,6 @@ def main(settings: dict[str, Any], result: Path) -> None:
         name: encode(rows, labels, tokenizer, settings["max_length"])
         for name, rows in splits.items()
     }
-    timer = StepTimer(settings["batch_size"])
     trainer = Trainer(
         model=AutoModelForSequenceClassification.from_pretrained(
             settings["checkpoint"], num_labels=len(labels)
@@ -74,13 +47,11 @@ def main(settings: dict[str, Any], result: Path) -> None:
         args=training_arguments(settings, str(result.parent / "trainer")),
         train_dataset=encoded["train"],
         data_collator=DataCollatorWithPadding(tokenizer),
-        callbacks=[timer],
     )
     trainer.train()
     figures = {
         f"{name}_accuracy": accuracy(trainer, encoded[name]) for name in ("validation", "test")
     }
-    figures["examples_per_second"] = timer.examples / timer.seconds if timer.seconds else 0.0
     result.write_text(json.dumps(figures), encoding="utf-8")
 
 

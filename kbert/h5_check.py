@@ -18,7 +18,7 @@ import sys
 
 import h5py
 
-SECONDS = 10  # of computing; a tf_model.h5 of BERT-large takes a tenth
+SECONDS = 5  # of computing; a tf_model.h5 of BERT-large takes a tenth
 MEMORY = 2 << 30  # bytes of addresses
 MOST_OBJECTS = 100_000  # groups and datasets
 MOST_LEVELS = 50  # of groups in each other; a tf_model.h5 has 10

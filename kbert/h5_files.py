@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-SECONDS = 30  # of waiting for a process that has 10 to compute
+SECONDS = 30  # of waiting for a process that has 5 to compute
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -241,6 +242,7 @@ def projection(
     if bounds is not None:
         # Columns of inputs that are as large as each other lose as little as each other: what they
         # are divided by, the kernel's rows are multiplied by.
+        @functools.cache
         def columns() -> tuple[tf.Tensor, tf.Tensor]:
             return rounded_columns(tf.convert_to_tensor(kernels()) * bounds[:, None])
 

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -387,6 +388,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10, help="of each reader (default: 10)")
     parser.add_argument("--only", default="", help="readers whose names hold this")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)),
+                        help="processes at a time (default: one a core)")  # fmt: skip
     parser.add_argument("--child", nargs=4, metavar="WORD", help="internal")
     options = parser.parse_args()
     if options.child:
@@ -396,18 +399,17 @@ def main() -> int:
 
     engines = ENGINES if importlib.util.find_spec("atheris") else ENGINES[:1]
     print(f"fuzzing by {' and '.join(engines)}, {options.minutes:g} minutes a reader", flush=True)
-    failures = 0
-    with tempfile.TemporaryDirectory(prefix="kbert-fuzz-") as work:
-        (Path(work) / "checkpoint").mkdir()
-        write_tiny_checkpoint(Path(work) / "checkpoint")
-        for name in READERS:
-            if options.only in name:
-                for engine in engines:
-                    seconds = options.minutes * 60 / len(engines)
-                    failures += not _fuzz(engine, name, Path(work), seconds)
+    seconds = options.minutes * 60 / len(engines)
+    with tempfile.TemporaryDirectory(prefix="kbert-fuzz-") as folder:
+        work = Path(folder)
+        (work / "checkpoint").mkdir()
+        write_tiny_checkpoint(work / "checkpoint")
+        turns = [(engine, name) for name in READERS if options.only in name for engine in engines]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            held = list(pool.map(lambda turn: _fuzz(*turn, work, seconds), turns))
         if not options.only:
-            failures += not _read_large(Path(work))
-    return 1 if failures else 0
+            held.append(_read_large(work))
+    return 0 if all(held) else 1
 
 
 def _fuzz(engine: str, name: str, work: Path, seconds: float) -> bool:
@@ -422,24 +424,26 @@ def _fuzz(engine: str, name: str, work: Path, seconds: float) -> bool:
             )
             status, told = process.returncode, process.stdout.strip().splitlines()
             told = told or process.stderr.strip().splitlines()[-1:]
-        except subprocess.TimeoutExpired:
-            status, told = "hangs", []
+        except subprocess.TimeoutExpired as error:
+            at = (error.stderr or b"").decode(errors="replace").split("most recent call first")
+            status, told = "hangs", [f"still at work {PATIENCE} s after its time{at[-1][:1500]}"]
         counts.update(json.loads((folder / "counts.json").read_text()))
         if status != 0:
             KEPT.mkdir(parents=True, exist_ok=True)
-            kept = KEPT / f"{len(list(KEPT.iterdir()))}-{READERS[name].file}"
+            kept = Path(tempfile.mkdtemp(dir=KEPT)) / READERS[name].file
             shutil.copy(folder / "last", kept)
             problem = told[-1] if told else f"the process died ({status})"
-            problems.append(f"{problem}; the file is kept: {kept}")
+            problems.append(f"  FAILED {problem}; the file is kept: {kept}")
+        shutil.rmtree(folder)
     found = ", ".join(f"{what} {number:,}" for what, number in sorted(counts.items()))
-    print(f"{name:<22}{engine:<12}{counts.total():>10,} files: {found}", flush=True)
-    for problem in problems:
-        print(f"  FAILED {problem}", flush=True)
+    lines = [f"{name:<22}{engine:<12}{counts.total():>10,} files: {found}", *problems]
+    print("\n".join(lines), flush=True)
     return not problems
 
 
 def _child(engine: str, reader: Reader, folder: Path, seconds: float) -> int:
     """Fuzz until the time is over; the last line on stdout tells what went wrong."""
+    import faulthandler
     import resource
 
     import tensorflow  # noqa: F401  (before atheris looks at what is imported)
@@ -458,6 +462,7 @@ def _child(engine: str, reader: Reader, folder: Path, seconds: float) -> int:
     assert _read(reader, case, seeds[0]) is not None, "a good file is refused"
     resource.setrlimit(resource.RLIMIT_DATA, (_memory("VmData") + CEILING,) * 2)
     counts: collections.Counter[str] = collections.Counter()
+    faulthandler.dump_traceback_later(seconds + PATIENCE - 5)  # where it hangs, on stderr
     told = time.monotonic()
 
     def check(content: bytes) -> None:

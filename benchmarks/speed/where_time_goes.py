@@ -1,0 +1,118 @@
+"""Where the time of a training step goes: `python benchmarks/speed/where_time_goes.py sst2`.
+
+An epoch of kbert's own part of `make bench` after two others, under TensorFlow's profiler: the
+time of each kind of operation, without what runs within it, added up over all threads, in
+milliseconds a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from serve.startup import import_tensorflow_quietly  # noqa: E402
+
+import_tensorflow_quietly()
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import training  # noqa: E402
+from texts import MAX_LENGTHS  # noqa: E402
+
+from kbert.config import parse  # noqa: E402
+from kbert.experiment import Materials  # noqa: E402
+from kbert.run import begin_threads, with_fastest_step  # noqa: E402
+
+WARM_UP = 2  # epochs
+MOST = 25  # kinds of operations that are told
+
+
+class Profiled(keras.callbacks.Callback):
+    """Profiles the last epoch."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.steps = 0
+        self.seconds = 0.0
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        if epoch == WARM_UP:
+            tf.profiler.experimental.start(self.folder)
+        self.steps, self.seconds = 0, time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        self.steps += 1
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        self.seconds = time.perf_counter() - self.seconds
+        if epoch == WARM_UP:
+            tf.profiler.experimental.stop()
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("set", choices=tuple(MAX_LENGTHS))
+    options = parser.parse_args()
+    words = [word for word in training.kbert(options.set)[2:] if "train.epochs" not in word]
+    config = parse([*words, f"--train.epochs={WARM_UP + 1}"])
+    begin_threads(config)
+    materials = Materials(config)
+    config = with_fastest_step(config, materials.experiment(config))
+    experiment = materials.experiment(config)
+    with tempfile.TemporaryDirectory() as folder:
+        profiled = Profiled(folder)
+        experiment.train(experiment.new_model(), folder=None, callbacks=[profiled])
+        spent = time_by_operation(Path(folder))
+    whole = sum(spent.values())
+    print(
+        f"{options.set}, {config.train.precision}, {config.train.compile}: "
+        f"{1000 * profiled.seconds / profiled.steps:.1f} ms a step, "
+        f"{whole / profiled.steps:.1f} of all threads' operations"
+    )
+    for kind, milliseconds in spent.most_common(MOST):
+        print(f"  {milliseconds / profiled.steps:8.2f}  {milliseconds / whole:6.1%}  {kind}")
+
+
+def time_by_operation(folder: Path) -> collections.Counter[str]:
+    """Milliseconds by kind of operation, without what runs within it, of a profile."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    (path,) = folder.rglob("*.xplane.pb")
+    space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    spent: collections.Counter[str] = collections.Counter()
+    for plane in space.planes:
+        if plane.name == "/host:CPU":
+            for line in plane.lines:
+                add_own_times(line.events, plane.event_metadata, spent)
+    return spent
+
+
+def add_own_times(events: Any, names: Any, spent: collections.Counter[str]) -> None:
+    """What the events of a thread take, to `spent`: those that are of operations."""
+    open_events: list[tuple[int, str | None]] = []  # end in picoseconds, kind
+    for event in sorted(events, key=lambda of: (of.offset_ps, -of.duration_ps)):
+        while open_events and open_events[-1][0] <= event.offset_ps:
+            open_events.pop()
+        _, separator, kind = names[event.metadata_id].name.partition(":")
+        is_operation = bool(separator) and not kind.startswith(":")
+        found = kind.split("#")[0].strip() if is_operation else None
+        if found is not None:
+            spent[found] += event.duration_ps / 1e9
+            outer = next((of for _, of in reversed(open_events) if of is not None), None)
+            if outer is not None:
+                spent[outer] -= event.duration_ps / 1e9
+        open_events.append((event.offset_ps + event.duration_ps, found))
+
+
+if __name__ == "__main__":
+    main()
