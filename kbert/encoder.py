@@ -343,8 +343,12 @@ class TokenEmbedding(keras_nlp.layers.ReversibleEmbedding):
             table = tf.convert_to_tensor(self.embeddings)
             logits = product(states, table, self.dtype_policy, transpose_right=True)
             return tf.reshape(logits, (*tf.unstack(tf.shape(inputs)[:-1]), self.input_dim))
-        outputs = super().call(inputs, reverse=reverse)
-        if reverse or not training or self.pad_token_id is None:
+        if reverse:
+            return super().call(inputs, reverse=True)
+        # Of the variable, not of its value: once the optimizer has written rows of it (see
+        # `kbert.optimizers.AdamW`), TensorFlow copies the table for each time it is read.
+        outputs = tf.cast(tf.gather(self.embeddings.value, inputs), self.compute_dtype)
+        if not training or self.pad_token_id is None:
             return outputs
         is_padding = ops.expand_dims(ops.equal(inputs, self.pad_token_id), -1)
         return ops.where(is_padding, ops.stop_gradient(outputs), outputs)

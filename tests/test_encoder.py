@@ -57,6 +57,15 @@ def test_outputs(encoder):
     assert encoder.name == "encoder"
 
 
+def test_a_lookup_reads_no_table(encoder):
+    """It would be copied each time, where the optimizer writes rows of it."""
+    handle = encoder.get_layer("token_embedding").embeddings.value.handle
+    compute = tf.function(lambda inputs: encoder(inputs, training=True))
+    graph = compute.get_concrete_function(INPUTS).graph
+    (captured,) = [inside for outside, inside in graph.captures if outside is handle]
+    assert [operation.type for operation in captured.consumers()] == ["ResourceGather"]
+
+
 def test_attention_scores(encoder):
     scores = attention_encoder(encoder)(INPUTS)["attention_scores"]
     assert [layer.shape for layer in scores] == [(5, 4, 11, 11)] * 3
