@@ -77,7 +77,7 @@ bench-quality: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/quality.py
 
-# start, memory and steps as data and model grow: by estimate 40 minutes on 2 quiet cores
+# start, memory and steps as data and model grow: half an hour on 2 quiet cores
 bench-scale: .venv/demo.done
 	$(VENV)/python benchmarks/scale
 
