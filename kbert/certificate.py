@@ -227,20 +227,23 @@ def _from_json(content: dict[str, Any]) -> Certificate:
     types = {name: _type(output["type"]) for name, output in outputs.items()}
     if not all(isinstance(text, str) for row in probes for text in row["inputs"].values()):
         raise TypeError("a probe's text is no string")
+    ranked_by = {
+        name: output["ranked_by"]
+        for name, output in outputs.items()
+        if output.get("ranked_by") is not None
+    }
+    if not all(isinstance(name, str) for name in ranked_by.values()):
+        raise TypeError("what an output is ranked by is no name")
     return Certificate(
         signature=content["signature"],
         bound=float(content["bound"]),
         versions=content["versions"],
         inputs={name: [row["inputs"][name] for row in probes] for name in probes[0]["inputs"]},
-        ranked_by={
-            name: output["ranked_by"]
-            for name, output in outputs.items()
-            if output.get("ranked_by") is not None
-        },
+        ranked_by=ranked_by,
         answers={
             source: _answers([row[source] for row in probes], types)
             for source in SOURCES
-            if source in probes[0]
+            if source != "huggingface" or source in probes[0]
         },
         huggingface=content["huggingface"] or content["huggingface_missing"],
         # exports did not say these at first

@@ -10,9 +10,10 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from kbert.errors import InputError
 from kbert.foreign_files import read_options
@@ -719,6 +720,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         values = parser.parse_args(words)
         if (xla := values.pop(OLD_XLA)) is not None:
             values["train.compile"] = "xla" if xla else "graph"
+        _require_values(values)
         groups = parser.instantiate(values).as_dict()
     except jsonargparse.ArgumentError as error:
         if isinstance(error.__cause__, InputError):
@@ -810,13 +812,29 @@ def _parser(task_name: str):
     parser.add_argument("--config", action="config", help="A YAML file of options.")
     options = TASK_OPTIONS[task_name]
     parser.add_class_arguments(options, "task")
-    kinds = {item.name: item.default_factory for item in fields(Config)}
-    groups = {name: kind for name, kind in kinds.items() if isinstance(kind, type)}
+    groups = _groups()
     for name, kind in groups.items():
         parser.add_class_arguments(kind, name)
     parser.add_class_arguments(Config, skip={"task", *groups})
     parser.add_argument(f"--{OLD_XLA}", type=bool | None, help=argparse.SUPPRESS)
     return parser
+
+
+def _groups() -> dict[str, type]:
+    """The groups of options that every task has."""
+    kinds = {item.name: item.default_factory for item in fields(Config)}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type)}
+
+
+def _require_values(values: Mapping[str, Any]) -> None:
+    """The parser lets an option be empty, or null, in a YAML file, whatever its type."""
+    groups = {"task": TASK_OPTIONS[values["task.name"] or "classification"], **_groups()}
+    for group, kind in {"": Config, **groups}.items():
+        for name, hint in get_type_hints(kind).items():
+            option = f"{group}.{name}" if group else name
+            may_be_none = hint is Any or type(None) in get_args(hint)
+            if option not in groups and not may_be_none and values[option] is None:
+                raise InputError(f"{option}: has no value; give it one, or leave it out.")
 
 
 def _docstring_style():

@@ -714,6 +714,10 @@ def _json_string(value: Any, kinds: tuple[type, ...], place: str) -> str | None:
     raise InputError(f"{place}: must be {wanted}, is {shortened(json.dumps(value))}; correct it.")
 
 
+PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises at a damaged file; the last one at the names of its columns."""
+
+
 def _open_parquet(
     path: DataSource, dictionaries: Sequence[str] = ()
 ) -> pyarrow.parquet.ParquetFile:
@@ -728,7 +732,7 @@ def _open_parquet(
         return pyarrow.parquet.ParquetFile(
             opened(path), buffer_size=CHUNK, pre_buffer=False, read_dictionary=list(dictionaries)
         )
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         _refuse_parquet(path, error)
 
 
@@ -762,7 +766,7 @@ def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
                         column.validate(full=True)  # UTF-8
                     yield columns
                 rows += len(batch)
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         _refuse_parquet(source.path, error)
 
 

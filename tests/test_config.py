@@ -100,6 +100,17 @@ def test_not_yaml(tmp_path: Path) -> None:
         parse(["--config", str(path), *NEEDED])
 
 
+@pytest.mark.parametrize(
+    "option", ["task.label_smoothing", "data.text_column", "train.epochs", "search.seeds", "resume"]
+)
+def test_an_option_without_a_value(option: str, tmp_path: Path) -> None:
+    *group, name = option.split(".")
+    path = tmp_path / "options.yaml"
+    path.write_text("".join(f"{of}:\n  " for of in group) + f"{name}:\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"^{option}: has no value"):
+        parse(["--config", str(path), "--data.train", "a.csv", "--output", "out"])
+
+
 def test_differences_name_the_options() -> None:
     old = as_dict(parse(NEEDED))
     new = as_dict(parse([*NEEDED, "--train.epochs", "9", "--data.test", "b.csv"]))

@@ -148,6 +148,7 @@ ALL = ("predict", "evaluate", "compare", "report")
 run_cases = [
     Case("run: good", lambda folder: None, (*ALL, "verify"), RUN, is_read=True),
     Case("config.yaml: empty", write("config.yaml", ""), ALL, RUN),
+    Case("config.yaml: an option without a value", yaml_changed("train:\n  epochs:\n"), ALL, RUN),
     Case("config.yaml: a list", write("config.yaml", "[]"), ALL, RUN),
     Case("config.yaml: not UTF-8", write("config.yaml", b"\xff\xfe"), ALL, RUN),
     Case("config.yaml: NUL bytes", write("config.yaml", bytes(100)), ALL, RUN),
@@ -292,6 +293,12 @@ run_cases = [
                 of, "probes", 0, "python", "token_ids", value="x"
             ),
             "a signature that is not there": lambda of: set_to(of, "signature", value="evil"),
+            "ranked by a list": lambda of: [
+                set_to(output, "ranked_by", value=["x"]) for output in of["outputs"].values()
+            ],
+            "no answers of the SavedModel": lambda of: [
+                probe.pop("saved_model") for probe in of["probes"]
+            ],
         }.items()
     ),
 ]  # fmt: skip

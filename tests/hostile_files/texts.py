@@ -48,6 +48,14 @@ def parquet(**columns: Any) -> Callable[[Path], None]:
     return spoil
 
 
+def parquet_misnamed(folder: Path) -> None:
+    """A column whose name is not UTF-8."""
+    path = folder / "train.parquet"
+    columns = {"text": ["x", "y"], "label": ["a", "b"], "other": [1, 2]}
+    pa.parquet.write_table(pa.table(columns), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"other", b"oth\xff\xfe"))
+
+
 def parquet_bomb(size: int, compression: str) -> Callable[[Path], None]:
     """One text of so many bytes, which compress to nothing."""
 
@@ -137,6 +145,7 @@ _cases = (
                                                  pa.map_(pa.string(), pa.string()))), ("data",)),
     Case("parquet: bytes that are not UTF-8",
          parquet(text=pa.array([b"\xff", b"a"]), label=["a", "b"]), ROWS),
+    Case("parquet: a column whose name is not UTF-8", parquet_misnamed, ROWS),
     Case("parquet: a text of 1.9 GB, zstd", parquet_bomb(1_900_000_000, "zstd"), ROWS,
          is_large=True),
     Case("parquet: a text of 1.9 GB, gzip", parquet_bomb(1_900_000_000, "gzip"), ROWS,
