@@ -101,7 +101,7 @@ def test_not_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["task.label_smoothing", "data.text_column", "train.epochs", "search.seeds", "resume"]
+    "option", ["task.label_smoothing", "data.text_column", "train.epochs", "search.seeds"]
 )
 def test_an_option_without_a_value(option: str, tmp_path: Path) -> None:
     *group, name = option.split(".")
