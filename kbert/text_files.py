@@ -822,12 +822,17 @@ def _parts(batch: pa.RecordBatch, sizes: np.ndarray) -> Iterator[pa.RecordBatch]
 
 
 def _string_sizes(column: pa.Array) -> np.ndarray:
-    """Bytes of the strings of each row, int64 (rows,); 0 where there are none."""
+    """Bytes of the strings of each row, int64 (rows,); 0 where there are none.
+
+    Raises:
+        pa.ArrowInvalid: a row of a dictionary's column has a value that is not in it.
+    """
     if _is_list(column.type):
         rows = pc.list_parent_indices(column).to_numpy()
         items = _string_sizes(pc.list_flatten(column))
         return np.bincount(rows, weights=items, minlength=len(column)).astype(np.int64)
     if pa.types.is_dictionary(column.type):
+        column.validate(full=True)  # that the values are there
         of_values = _string_sizes(column.dictionary)
         indices = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
         return of_values[indices] if len(of_values) else np.zeros(len(column), np.int64)
