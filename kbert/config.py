@@ -10,13 +10,15 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from kbert.errors import InputError
 from kbert.foreign_files import read_options
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 MOST_LAYERS = 128
 """Transformer blocks: it takes 60 ms to build one. The deepest BERT that is known has 48."""
@@ -826,7 +828,7 @@ def _groups() -> dict[str, type]:
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type)}
 
 
-def _require_values(values: Mapping[str, Any]) -> None:
+def _require_values(values: jsonargparse.Namespace) -> None:
     """The parser lets an option be empty, or null, in a YAML file, whatever its type."""
     groups = {"task": TASK_OPTIONS[values["task.name"] or "classification"], **_groups()}
     for group, kind in {"": Config, **groups}.items():
