@@ -7,6 +7,7 @@ process waits in TensorFlow for one that never comes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -164,20 +165,17 @@ def meet(cluster: Cluster, options: Mapping[str, Any], *, seconds: float = APPEA
             return
         logger.info("waiting for %d processes to come", len(cluster.addresses) - 1)
         with contextlib.ExitStack() as opened:
-            there: dict[int, socket.socket] = {}
-            problem = None
-            try:
-                _receive(own, cluster, options, there, opened, time.monotonic() + seconds)
-            except InputError as error:
-                problem = error
-            missing = [index for index in range(1, len(cluster.addresses)) if index not in there]
-            if problem is None and missing:
+            there: dict[int, list[socket.socket]] = {}
+            problem: Exception | None = _receive(
+                own, cluster, options, there, opened, time.monotonic() + seconds
+            )
+            if problem is None and (missing := _missing(cluster, there)):
                 told = ", ".join(map(cluster.told, missing))
                 problem = LeftAlone(f"not there after {seconds:g} s: {told}")
             answer = {} if problem is None else {
                 "problem": str(problem), "is_input": isinstance(problem, InputError)
             }  # fmt: skip
-            for connection in there.values():
+            for connection in itertools.chain.from_iterable(there.values()):
                 with contextlib.suppress(OSError):
                     _send(connection, answer)
             if problem is not None:
@@ -233,31 +231,49 @@ def _receive(
     own: socket.socket,
     cluster: Cluster,
     options: Mapping[str, Any],
-    there: dict[int, socket.socket],
+    there: dict[int, list[socket.socket]],
     opened: contextlib.ExitStack,
     until: float,
-) -> None:
-    """Fill in the connection of each other process; InputError if one was told something else."""
-    while len(there) < len(cluster.addresses) - 1:
+) -> InputError | None:
+    """Fill in the connections of each other process, as long as they come.
+
+    Returns:
+        What is wrong with the first one that was told something else. Those that have not come
+        yet have a little time still, to hear of it too: otherwise they would wait for a chief that
+        has ended.
+    """
+    problem = None
+    while _missing(cluster, there):
         own.settimeout(max(0.0, until - time.monotonic()) or 1e-3)
         try:
             connection = opened.enter_context(own.accept()[0])
         except TimeoutError:
-            return
+            break
         try:
             message = _receive_line(connection, LINE_SECONDS)
         except OSError:
             continue
         if message is None or not isinstance(index := message.get("index"), int):
             continue  # no process of ours
-        there_before = there.get(index)
-        there[index] = connection
-        _compare(cluster, index, message, options)
-        if there_before is not None and not _is_gone(there_before):
-            raise InputError(
-                f"{VARIABLE}: two processes are {cluster.names[index]}: give each a task.index of "
-                "its own."
-            )
+        before = there.setdefault(index, [])
+        is_second = not all(map(_is_gone, before))
+        before.append(connection)
+        try:
+            _compare(cluster, index, message, options)
+            if is_second:
+                raise InputError(
+                    f"{VARIABLE}: two processes are {cluster.names[index]}: give each a "
+                    "task.index of its own."
+                )
+        except InputError as error:
+            problem = problem or error
+            until = min(until, time.monotonic() + LINE_SECONDS)
+    return problem
+
+
+def _missing(cluster: Cluster, there: Mapping[int, list[socket.socket]]) -> list[int]:
+    """Numbers of the processes that have not come yet."""
+    return [index for index in range(1, len(cluster.addresses)) if index not in there]
 
 
 def _compare(

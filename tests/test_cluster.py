@@ -91,7 +91,11 @@ def find_port() -> int:
 
 
 def all_meet(
-    of: Cluster, indices: tuple[int, ...], options: dict[int, Any] | None = None
+    of: Cluster,
+    indices: tuple[int, ...],
+    options: dict[int, Any] | None = None,
+    *,
+    seconds: float = 30.0,
 ) -> dict[int, Exception | None]:
     """What becomes of each process that is there, by its place in `indices`."""
     found: dict[int, Exception | None] = {}
@@ -99,7 +103,7 @@ def all_meet(
     def come(place: int, index: int) -> None:
         try:
             own = Cluster(of.addresses, of.names, index)
-            meet(own, (options or {}).get(index, OPTIONS), seconds=1.0)
+            meet(own, (options or {}).get(index, OPTIONS), seconds=seconds)
         except Exception as error:
             found[place] = error
         else:
@@ -123,7 +127,7 @@ def test_all_meet() -> None:
 def test_one_does_not_come() -> None:
     began = time.monotonic()
     of = cluster(3)
-    found = all_meet(of, (0, 2))
+    found = all_meet(of, (0, 2), seconds=1.0)
     assert time.monotonic() - began < 5
     for error in found.values():  # the other one is told by the chief
         assert isinstance(error, LeftAlone)
@@ -132,14 +136,26 @@ def test_one_does_not_come() -> None:
 
 def test_the_chief_does_not_come() -> None:
     of = cluster(2)
-    (error,) = all_meet(of, (1,)).values()
+    (error,) = all_meet(of, (1,), seconds=1.0).values()
     assert isinstance(error, LeftAlone)
     assert str(error) == (f"{of.told(0)}, the chief, is not there after 1 s (Connection refused)")
 
 
-def test_other_options() -> None:
-    found = all_meet(cluster(3), (0, 1, 2), {2: {"train": {"epochs": 4}}})
-    for error in found.values():
+@pytest.mark.parametrize("late", [(), (1,)])
+def test_other_options(late: tuple[int, ...]) -> None:
+    """All are told, and who comes when the chief knows already, too."""
+    of = cluster(3)
+    there = tuple(index for index in range(3) if index not in late)
+    found: list[Exception | None] = []
+    options = {2: {"train": {"epochs": 4}}}
+    first = threading.Thread(target=lambda: found.extend(all_meet(of, there, options).values()))
+    first.start()
+    if late:
+        time.sleep(0.3)
+        found.extend(all_meet(of, late).values())
+    first.join()
+    assert len(found) == 3
+    for error in found:
         assert isinstance(error, InputError)
         assert str(error) == (
             "worker 2 has other options than the chief (train.epochs: 3 -> 4): start all by the "
@@ -163,7 +179,7 @@ def test_other_clusters() -> None:
     chief = threading.Thread(target=lambda: all_meet(of, (0,)))
     chief.start()
     with pytest.raises(InputError, match="knows the processes .*give all of them the same cluster"):
-        meet(other, OPTIONS, seconds=2.0)
+        meet(other, OPTIONS, seconds=30.0)
     chief.join()
 
 
@@ -182,7 +198,7 @@ def test_who_is_no_process_of_ours() -> None:
                 break
             except ConnectionRefusedError:
                 time.sleep(0.01)
-    meet(Cluster(of.addresses, of.names, 1), OPTIONS, seconds=2.0)
+    meet(Cluster(of.addresses, of.names, 1), OPTIONS, seconds=30.0)
     meeting.join()
     assert found == {0: None}
 
