@@ -41,6 +41,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kbert.errors import InputError
+from kbert.parquet_files import DamagedFooter, require_footer, text_columns
 from kbert.shards import DataFile, DataSource, Shards, opened
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
@@ -714,8 +715,8 @@ def _json_string(value: Any, kinds: tuple[type, ...], place: str) -> str | None:
     raise InputError(f"{place}: must be {wanted}, is {shortened(json.dumps(value))}; correct it.")
 
 
-PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What pyarrow raises at a damaged file; the last one at the names of its columns."""
+PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, DamagedFooter)
+"""What comes of a damaged file; UnicodeDecodeError of the names of its columns."""
 
 
 def _open_parquet(
@@ -729,6 +730,8 @@ def _open_parquet(
             that is stored once may be that of all rows.
     """
     try:
+        with path.open("rb") as file:
+            require_footer(file)
         return pyarrow.parquet.ParquetFile(
             opened(path), buffer_size=CHUNK, pre_buffer=False, read_dictionary=list(dictionaries)
         )
@@ -749,7 +752,7 @@ def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
         with _open_parquet(source.path) as file:
             for name in source.columns:
                 _require_string_type(source, name, file.schema_arrow.field(name).type)
-            dictionaries = _dictionary_columns(source, file)
+        dictionaries = _dictionary_columns(source)
         with _open_parquet(source.path, dictionaries) as file:
             batches = file.iter_batches(BATCH_ROWS, columns=list(source.columns), use_threads=False)
             for batch in batches:
@@ -770,28 +773,19 @@ def _read_parquet(source: Source) -> Iterator[list[pa.Array]]:
         _refuse_parquet(source.path, error)
 
 
-def _dictionary_columns(source: Source, file: pyarrow.parquet.ParquetFile) -> list[str]:
+def _dictionary_columns(source: Source) -> list[str]:
     """Those of the columns of texts that have dictionaries in a Parquet file.
 
     Raises:
         InputError: texts are too large on average: already the page that one is in would be.
+        DamagedFooter: it is not what a footer can be.
     """
-    schema = file.schema
-    texts = [
-        number
-        for number in range(len(schema))
-        if schema.column(number).path.partition(".")[0] in source.columns
-        and schema.column(number).physical_type == "BYTE_ARRAY"
-    ]
-    found = set()
-    for group in map(file.metadata.row_group, range(file.num_row_groups)):
-        for number in texts:
-            chunk, name = group.column(number), schema.column(number).path
-            if chunk.total_uncompressed_size > LARGEST_ROW * max(1, chunk.num_values):
-                _refuse_long(source, f"column {name!r} has texts")
-            if chunk.has_dictionary_page:
-                found.add(name)
-    return sorted(found)
+    assert not isinstance(source.path, Shards)
+    columns = text_columns(source.path, source.columns)
+    for name, column in columns.items():
+        if column.mean_size > LARGEST_ROW:
+            _refuse_long(source, f"column {name!r} has texts")
+    return sorted(name for name, column in columns.items() if column.has_dictionary)
 
 
 def _row_sizes(source: Source, batch: pa.RecordBatch, start: int) -> np.ndarray:

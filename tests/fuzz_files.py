@@ -49,6 +49,7 @@ FOLLOWED = (
     "kbert.torch_files",
     "kbert.checkpoint_files",
     "kbert.config",
+    "kbert.parquet_files",
     "kbert.text_files",
     "kbert.data",
     "kbert.huggingface",

@@ -71,7 +71,9 @@ LEVELS = {
     "whole_files": set(),
     "config": GROUND,
     "shards": GROUND,
-    "text_files": {"shards", *GROUND},
+    "parquet_files": {"shards", *GROUND},
+    "parquet_check": set(),
+    "text_files": {"parquet_files", "shards", *GROUND},
     "data": {"config", "shards", "text_files", *GROUND},
     "cluster": {"config", *GROUND},
     "launch": {"cluster", *GROUND},
@@ -442,7 +444,7 @@ def test_serve_knows_nothing_of_kbert(path: Path) -> None:
 
 def test_nobody_imports_the_scripts() -> None:
     for path in sorted((ROOT / "kbert").rglob("*.py")):
-        scripts = {"kbert.session_check", "kbert.huggingface_check", "kbert.h5_check"}
+        scripts = {f"kbert.{name}_check" for name in ("session", "huggingface", "h5", "parquet")}
         assert not scripts & imports(path), path
 
 

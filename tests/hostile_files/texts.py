@@ -56,6 +56,25 @@ def parquet_misnamed(folder: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"other", b"oth\xff\xfe"))
 
 
+def parquet_levels(folder: Path) -> None:
+    """A column that must have values, with the statistics of one that may lack them."""
+    path = folder / "train.parquet"
+    pa.parquet.write_table(pa.table({"text": ["x", "y"], "label": ["a", "b"]}), path)
+    content = path.read_bytes()
+    optional = bytes([0x25, 2, 0x18, 4]) + b"text"  # in Thrift: field 3, then 4, the name
+    assert content.count(optional) == 1
+    path.write_bytes(content.replace(optional, optional.replace(b"\2", b"\0")))
+
+
+def parquet_footer(folder: Path) -> None:
+    """A footer of 2 GB, which is there: a hole."""
+    path = folder / "train.parquet"
+    path.write_bytes(b"PAR1")
+    os.truncate(path, 1 << 31)
+    with path.open("ab") as file:
+        file.write(struct.pack("<I", (1 << 31) - 4) + b"PAR1")
+
+
 def parquet_bomb(size: int, compression: str) -> Callable[[Path], None]:
     """One text of so many bytes, which compress to nothing."""
 
@@ -154,6 +173,8 @@ _cases = (
     Case("parquet: no footer", write("train.parquet", b"PAR1" + bytes(1000)), ROWS),
     Case("parquet: a footer of 2 GB", write("train.parquet", b"PAR1" + bytes(1000)
                                            + struct.pack("<I", 2**31 - 1) + b"PAR1"), ROWS),
+    Case("parquet: a footer of 2 GB that is there", parquet_footer, ROWS),
+    Case("parquet: statistics that do not go with the column", parquet_levels, ROWS),
     Case("parquet: 10 TB", grown("train.parquet", 10 * TERA), ROWS),
     Case("gzip, as .csv.gz", packed("train.csv.gz", gzip.compress(GOOD_CSV.encode())), ROWS),
     Case("gzip, as .csv", packed("train.csv", gzip.compress(GOOD_CSV.encode())), ROWS),
