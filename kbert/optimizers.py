@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from kbert.config import TrainOptions
+from kbert.kernel_threads import cores
 
 UNDECAYED = ("bias", "output_bias", "gamma", "beta")  # biases and LayerNorm
 EMBEDDINGS = (
@@ -24,6 +26,8 @@ EMBEDDINGS = (
 """Layers of `kbert.encoder` with weights below the first Transformer block."""
 SMALL = 1_000_000
 """Weights of a model whose update takes less time than it takes to compile it."""
+PROGRAMS_A_CORE = 4
+"""XLA programs of an update; each reads and writes weights faster than one core can."""
 BLOCK = re.compile(r"transformer_layer_(\d+)")
 
 
@@ -72,8 +76,9 @@ class AdamW(keras.optimizers.Optimizer):
     - Of an embedding whose rows do not all occur, those that do have moments and updates; the
       others, whose gradient is always zero, have only weight decay, which is put down in a sum and
       applied by `settle`. The numbers are those of an update of all rows.
-    - One device's update of a large model is one XLA program: every weight and moment is read and
-      written once.
+    - One device's update of a large model is a few XLA programs side by side, in which every weight
+      and moment is read and written once. The norm of the gradients is not XLA's, which adds up
+      one number after the other on a CPU.
     - Gradients of several replicas are added up first, those of an embedding by its rows that
       occur; then each replica makes the same update of its own copy.
 
@@ -87,7 +92,7 @@ class AdamW(keras.optimizers.Optimizer):
         clip_norm: Largest global norm of the gradients; 0 for no clipping.
         rows: By the path of an embedding its rows that occur, int (rows,); gradients of such an
             embedding must be `tf.IndexedSlices`. All rows of the embeddings that are not named.
-        **kwargs: What the parent takes.
+        name: Of the optimizer.
 
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101; as torch.optim.AdamW.
     """
@@ -104,9 +109,8 @@ class AdamW(keras.optimizers.Optimizer):
         clip_norm: float = 0.0,
         rows: Mapping[str, Sequence[int]] | None = None,
         name: str = "adamw",
-        **kwargs,
     ) -> None:
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        super().__init__(learning_rate=learning_rate, name=name)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
@@ -149,25 +153,30 @@ class AdamW(keras.optimizers.Optimizer):
             trainable_variables = self._trainable_variables
         variables = list(trainable_variables)
         self.build(variables)  # no variable can be made in a compiled function
-        dense, tables = [], []
+        dense, values = [], []
         for grad, variable in zip(grads, variables, strict=True):
+            value = None
             if variable.path in self.rows:
                 grad = self._of_rows(grad, variable)
-                tables.append((variable, tf.gather(variable.value, self.rows[variable.path])))
+                value = tf.gather(variable.value, self.rows[variable.path])
             elif grad is not None:  # rows of an embedding that come twice are summed
                 grad = tf.convert_to_tensor(grad)
             dense.append(grad)
-        rows = [of for _, of in tables]
-        is_small = sum(math.prod(variable.shape) for variable in variables) < SMALL
+            values.append(value)
         if _are_several_replicas():
-            rows = self._update(_sum_over_replicas(dense), rows, variables)
-        elif is_small:
-            rows = self._update(dense, rows, variables)
-        else:
-            rows = self._compiled_update(variables)(dense, rows)
-        for (variable, _), new in zip(tables, rows, strict=True):
-            indices = tf.constant(self.rows[variable.path])
-            variable.value.scatter_update(tf.IndexedSlices(new, indices))
+            dense = _sum_over_replicas(dense)
+        there = [tf.cast(grad, tf.float32) for grad in dense if grad is not None]
+        norm = tf.linalg.global_norm(there)
+        self.gradient_norm.assign(norm)
+        scale = tf.minimum(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
+        rate = tf.cast(self.learning_rate, tf.float32)
+        factors = tf.stack([scale, rate, tf.cast(self.iterations + 1, tf.float32)])
+        for group, update in self._updates(variables):
+            new = update([dense[i] for i in group], [values[i] for i in group], factors)
+            for i, of_rows in zip(group, new, strict=True):
+                if of_rows is not None:
+                    self._put_rows(variables[i], of_rows, rate)
+        self.iterations.assign_add(1)
 
     def settle(self) -> None:
         """Apply the weight decay of rows that do not occur; until then they are as they were."""
@@ -180,58 +189,68 @@ class AdamW(keras.optimizers.Optimizer):
                 variable.assign(variable * tf.constant(factors, variable.dtype))
                 pending.assign(0)
 
-    def update_step(self, gradient, variable, learning_rate) -> None:
-        index = self._get_variable_index(variable)
-        self.assign(variable, self._updated(gradient, variable, index, learning_rate))
-
-    def _compiled_update(self, variables):
+    def _updates(self, variables) -> list[tuple[list[int], Callable]]:
+        """Groups of variables, by their places, and what updates the variables of each."""
+        sizes = [math.prod(variable.shape) for variable in variables]
+        everything = list(range(len(variables)))
+        if _are_several_replicas() or sum(sizes) < SMALL:
+            return [(everything, partial(self._update, variables))]
         key = tuple(map(id, variables))
         if key not in self._compiled:
+            groups = groups_of_sizes(sizes, PROGRAMS_A_CORE * cores())
             # the variables are no arguments: tf.function would take their values
-            self._compiled[key] = tf.function(
-                lambda grads, rows: self._update(grads, rows, variables), jit_compile=True
-            )
+            self._compiled[key] = [
+                (group, tf.function(partial(self._update, [variables[i] for i in group]),
+                                    jit_compile=True))
+                for group in groups
+            ]  # fmt: skip
         return self._compiled[key]
 
-    def _update(self, grads, rows, variables) -> list[tf.Tensor]:
-        """Update the variables but those of which the rows are given: these are returned."""
-        norm = tf.linalg.global_norm([tf.cast(grad, tf.float32) for grad in grads
-                                      if grad is not None])  # fmt: skip
-        if self.clip_norm:
-            scale = tf.minimum(1.0, self.clip_norm / (norm + 1e-6))
-            grads = [None if grad is None else grad * tf.cast(scale, grad.dtype) for grad in grads]
-        self.gradient_norm.assign(norm)
-        others, new, left = [], [], iter(rows)
-        for grad, variable in zip(grads, variables, strict=True):
-            if variable.path not in self.rows:
-                others.append((grad, variable))
+    def _update(self, variables, grads, values, factors) -> list[tf.Tensor | None]:
+        """Update variables and moments, but those of which rows are given: their new rows return.
+
+        Args:
+            variables: Some of those that are trained.
+            grads: Of each; None where there is none.
+            values: Of each the rows that occur, or None where all do.
+            factors: Of the gradients, for clipping; the learning rate; the number of the step, from
+                1. float32 (3,).
+        """
+        scale, rate, step = tf.unstack(factors)
+        new = []
+        for grad, value, variable in zip(grads, values, variables, strict=True):
+            if grad is None:
+                new.append(None)
                 continue
+            grad = grad * tf.cast(scale, grad.dtype)
             index = self._get_variable_index(variable)
-            new.append(self._updated(grad, next(left), index, self.learning_rate))
-            decay = self.learning_rate * self.factors[index] * self.decays[index]
-            self._pending[variable.path].assign_add(ops.log1p(-decay))
-        if _are_several_replicas():  # Keras' own would add the gradients up once more
-            for grad, variable in others:
-                if grad is not None:
-                    self.update_step(grad, variable, self.learning_rate)
-            self.iterations.assign_add(1)
-        else:
-            super().apply(*zip(*others, strict=True))
+            before = variable if value is None else value
+            updated = self._updated(grad, before, index, rate, step)
+            if value is None:
+                self.assign(variable, updated)
+            new.append(None if value is None else updated)
         return new
 
-    def _updated(self, gradient, value, index: int, learning_rate):
+    def _updated(self, gradient, value, index: int, rate, step):
         """The new value of a variable, or of its rows; its moments are updated."""
         momentum, velocity = self._moments[index]
-        step = ops.cast(self.iterations + 1, momentum.dtype)
-        gradient = ops.cast(gradient, momentum.dtype)
+        gradient, rate, step = (ops.cast(of, momentum.dtype) for of in (gradient, rate, step))
         mean = momentum + (gradient - momentum) * (1 - self.beta_1)
         square = velocity + (ops.square(gradient) - velocity) * (1 - self.beta_2)
         self.assign(momentum, mean)
         self.assign(velocity, square)
-        rate = ops.cast(learning_rate, momentum.dtype) * self.factors[index]
+        rate = rate * self.factors[index]
         root = ops.sqrt(square) / ops.sqrt(1 - self.beta_2**step) + self.epsilon
         change = mean * (rate / (1 - self.beta_1**step)) / root
         return value * (1 - rate * self.decays[index]) - change
+
+    def _put_rows(self, variable, rows: tf.Tensor, rate: tf.Tensor) -> None:
+        """Write the rows of an embedding that occur; put down the weight decay of the others."""
+        index = self._get_variable_index(variable)
+        indices = tf.constant(self.rows[variable.path])
+        variable.value.scatter_update(tf.IndexedSlices(rows, indices))
+        decay = rate * self.factors[index] * self.decays[index]
+        self._pending[variable.path].assign_add(ops.log1p(-decay))
 
     def _of_rows(self, grad, variable) -> tf.Tensor:
         """A sparse gradient as one of the rows that occur."""
@@ -244,8 +263,10 @@ class AdamW(keras.optimizers.Optimizer):
             return tf.math.unsorted_segment_sum(grad.values, found, len(rows))
 
     def get_config(self) -> dict[str, Any]:
+        of_parent = super().get_config()
         return {
-            **super().get_config(),
+            "name": of_parent["name"],
+            "learning_rate": of_parent["learning_rate"],
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
@@ -254,6 +275,22 @@ class AdamW(keras.optimizers.Optimizer):
             "clip_norm": self.clip_norm,
             "rows": {path: rows.tolist() for path, rows in self.rows.items()},
         }
+
+
+def groups_of_sizes(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """The places of some sizes in groups, none empty, of about the same sum.
+
+    Args:
+        sizes: At least one.
+        count: The most groups.
+    """
+    groups: list[list[int]] = [[] for _ in range(min(count, len(sizes)))]
+    sums = [0] * len(groups)
+    for place in sorted(range(len(sizes)), key=lambda of: -sizes[of]):
+        least = sums.index(min(sums))
+        groups[least].append(place)
+        sums[least] += sizes[place]
+    return groups
 
 
 def layer_factors(paths: Sequence[str], *, layer_decay: float) -> tuple[float, ...]:

@@ -198,7 +198,7 @@ LEVELS = {
     "publish": {"certificate", "serving_files", "version_folders", *GROUND},
     "version_folders": GROUND,
     "compare": {"config", "lineage", "paired_tests", "search_space", *GROUND},
-    "optimizers": {"config"},
+    "optimizers": {"config", "kernel_threads"},
     "training": {
         "checkpoints",
         "tensor_files",
