@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from test_training import Setting
 
 from kbert import optimizers
@@ -16,6 +18,7 @@ from kbert.config import TrainOptions
 from kbert.optimizers import (
     AdamW,
     WarmupLinear,
+    groups_of_sizes,
     layer_factors,
     new_optimizer,
 )
@@ -143,15 +146,21 @@ def test_clipping_is_torchs(compiled: Callable, clip_norm: float) -> None:
         np.testing.assert_allclose(ours, weight.grad.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("small", [0, optimizers.SMALL], ids=["in programs", "small"])
 @pytest.mark.parametrize(
     "compiled",
     [lambda apply: apply, tf.function, lambda apply: tf.function(apply, jit_compile=True)],
     ids=["eager", "graph", "xla"],
 )
 def test_layerwise_is_numpys_adamw(
-    tiny_options: list[str], tiny_checkpoint: Path, compiled: Callable
+    tiny_options: list[str],
+    tiny_checkpoint: Path,
+    compiled: Callable,
+    small: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three steps of warm-up and fall; biases and LayerNorm are not decayed."""
+    monkeypatch.setattr(optimizers, "SMALL", small)
     words = ["--train.layer_decay", "0.5", "--train.weight_decay", "0.5", "--train.warmup", "0.4"]
     words += ["--train.learning_rate", "0.01", "--train.clip_norm", "0"]
     setting = Setting([*tiny_options, *words], tiny_checkpoint)
@@ -196,6 +205,15 @@ def test_layer_factors_of_what_is_not_frozen() -> None:
     paths = ["transformer_layer_2/a/kernel", "transformer_layer_3/a/kernel", "masked_lm_head/b"]
     assert layer_factors(paths, layer_decay=0.5) == (0.25, 0.5, 1.0)
     assert layer_factors(["pooler/kernel"], layer_decay=0.5) == (1.0,)
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=30), st.integers(1, 9))
+def test_groups_hold_everything_once_in_equal_parts(sizes: list[int], count: int) -> None:
+    groups = groups_of_sizes(sizes, count)
+    assert sorted(place for group in groups for place in group) == list(range(len(sizes)))
+    assert len(groups) == min(count, len(sizes)) and all(groups)
+    sums = [sum(sizes[place] for place in group) for group in groups]
+    assert max(sums) - min(sums) <= max(sizes)
 
 
 START = np.random.default_rng(0).normal(size=(7, 3)).astype("float32")
