@@ -88,7 +88,7 @@ bench-search: .venv/demo.done
 bench-tokenizer: .venv/test.done .venv/demo.done
 	$(VENV)/python benchmarks/tokenizer.py
 
-# two processes of up to 5 GB at a time: about 20 minutes on 2 quiet cores
+# two processes of up to 7 GB at a time: about 10 minutes on 2 quiet cores
 bench-memory: .venv/test.done .venv/demo.done
 	$(INSTALL) -e '.[benchmarks]'
 	$(VENV)/python benchmarks/memory.py --accuracy
