@@ -3,8 +3,9 @@
 Every file of `hostile_files` is refused, by each command and function that would read it, in at
 most 10 s (the import of TensorFlow not counted) and 2 GB, by one error of one line that names it.
 Nothing of it is run, nothing is written. What looks bad and is not (the links of the hub's cache)
-is read. A child process reads one after the other; if one kills it, or takes too long, that is
-that file's outcome, and another child goes on.
+is read; gigabytes of good rows may take the time that they take, in the same memory. A child
+process reads one after the other; if one kills it, or takes too long, that is that file's outcome,
+and another child goes on.
 
 Exit status: 0 when all that holds, 1 when not.
 """
@@ -34,6 +35,7 @@ os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1"}
 
 SECONDS, MEBIBYTES = 10, 2048
 GRACE = 20  # seconds until a reader that takes too long is killed
+PATIENCE = 300  # seconds for gigabytes of good rows
 CEILING = 6 << 30  # bytes of memory beside the imports: the machine is to survive
 LONGEST = 2000  # characters of an error
 
@@ -60,7 +62,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="without the large files")
     parser.add_argument("--messages", action="store_true", help="print the errors, too")
     parser.add_argument("--child", nargs=2, metavar=("MATERIALS", "NUMBERS"), help="internal")
+    parser.add_argument("--make", nargs=2, metavar=("NUMBER", "FOLDER"), help="internal")
     options = parser.parse_args()
+    if options.make:
+        return _make(int(options.make[0]), Path(options.make[1]))
     if options.child:
         return _child(Path(options.child[0]), json.loads(options.child[1]))
     from hostile_files import CASES
@@ -148,10 +153,9 @@ def _reports(child: subprocess.Popen[str]) -> Iterator[Outcome]:
     threading.Thread(target=_collect, args=(child, lines), daemon=True).start()
     if lines.get() != "ready\n":
         raise SystemExit("the good files that others are made from cannot be read")
-    while (line := lines.get()) != "":
-        assert line == "reads\n", line  # the file is made
+    while (line := lines.get()) != "":  # the file is made: how long it may take
         try:
-            line = lines.get(timeout=GRACE)
+            line = lines.get(timeout=float(line))
         except queue.Empty:
             child.kill()
             return
@@ -178,11 +182,22 @@ def _child(work: Path, left: list[tuple[int, str]]) -> int:
     tell, sys.stdout = sys.stdout, sys.stderr
     import_tensorflow_quietly()
     _warm_up(work)
-    resource.setrlimit(resource.RLIMIT_DATA, (_memory("VmData") + CEILING,) * 2)
+    _, unlimited = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_memory("VmData") + CEILING, unlimited))
     print("ready", file=tell, flush=True)
     for number, reader in left:
         outcome = _outcome(work, CASES[number], reader, tell)
         print(json.dumps(asdict(outcome)), file=tell, flush=True)
+    return 0
+
+
+def _make(number: int, folder: Path) -> int:
+    """Make a large case, which takes more memory than the child that reads it has."""
+    from hostile_files import CASES
+
+    _, unlimited = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (unlimited, unlimited))
+    CASES[number].spoil(folder)
     return 0
 
 
@@ -214,15 +229,20 @@ def _copy(work: Path, start: str) -> Iterator[Path]:
 
 def _outcome(work: Path, case, reader: str, tell) -> Outcome:
     """Make a case and read it."""
-    from hostile_files import CANARY, READERS
+    from hostile_files import CANARY, CASES, READERS
 
     from kbert.errors import InputError
 
     assert not CANARY.exists()
     with _copy(work, case.start) as folder:
-        case.spoil(folder)
+        if case.is_large:
+            made = [sys.executable, __file__, "--make", str(CASES.index(case)), str(folder)]
+            subprocess.run(made, check=True)
+        else:
+            case.spoil(folder)
         before = _listing(folder)
-        print("reads", file=tell, flush=True)
+        is_good_data = case.is_large and case.is_read
+        print(PATIENCE if is_good_data else GRACE, file=tell, flush=True)
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
         base, began, message = _memory("VmRSS"), time.perf_counter(), ""
         try:
@@ -239,7 +259,7 @@ def _outcome(work: Path, case, reader: str, tell) -> Outcome:
     if CANARY.exists():
         found = "it was RUN"
     is_right = found == ("read" if case.is_read else "refused")
-    if is_right and seconds > SECONDS:
+    if is_right and seconds > SECONDS and not is_good_data:
         found = "takes too long"
     if is_right and mebibytes > MEBIBYTES:
         found = "takes too much memory"

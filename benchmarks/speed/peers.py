@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median, quantiles
@@ -13,6 +13,9 @@ from typing import Any
 from quality import OUT
 
 ROOT = Path(__file__).resolve().parents[2]
+FAR_SLOWER = 1.5  # times
+Round = dict[str, dict[str, Any]]
+"""What each process says of a round, by its name."""
 
 
 class Peer:
@@ -54,9 +57,13 @@ def log_of(name: str) -> Path:
 
 
 def in_turn(
-    commands: dict[str, list[str]], work: dict[str, str], rounds: int
-) -> dict[str, list[dict[str, dict[str, Any]]]]:
-    """What each process says of each round, after one that is not counted.
+    commands: dict[str, list[str]],
+    work: dict[str, str],
+    rounds: int,
+    *,
+    rivals: Sequence[str] = (),
+) -> tuple[dict[str, Round], dict[str, list[Round]]]:
+    """What each process says of each round.
 
     The order moves by one each round, so that a ratio is that of two neighbours in time.
 
@@ -64,18 +71,27 @@ def in_turn(
         commands: What to start, by name.
         work: What all are told to do in a round, by name of the work.
         rounds: As many of each work.
+        rivals: Some that are the same tool in several ways, of which the fastest is compared: one
+            that is `FAR_SLOWER` than another in the first round has no other rounds.
+
+    Returns:
+        The first round of each work, which is not counted, and the others.
     """
-    found: dict[str, list[dict[str, dict[str, Any]]]] = {}
+    first: dict[str, Round] = {}
+    found: dict[str, list[Round]] = {}
     with ExitStack() as stack:
-        peers = [stack.enter_context(started(*of)) for of in commands.items()]
+        everybody = [stack.enter_context(started(*of)) for of in commands.items()]
         for name, told in work.items():
-            for peer in peers:
-                peer.round(told)  # traces, compiles, and finds its memory
+            # traces, compiles, and finds its memory
+            first[name] = {peer.name: peer.round(told) for peer in everybody}
+            seconds = {of: first[name][of]["seconds"] for of in rivals}
+            most = FAR_SLOWER * min(seconds.values(), default=0.0)
+            peers = [peer for peer in everybody if seconds.get(peer.name, 0.0) <= most]
             found[name] = []
             for number in range(rounds):
                 order = peers[number % len(peers) :] + peers[: number % len(peers)]
                 found[name].append({peer.name: peer.round(told) for peer in order})
-    return found
+    return first, found
 
 
 def spread(values: list[float]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ import numpy as np  # noqa: E402
 from keras_rounds import Timed  # noqa: E402
 from rounds import Rounds, read  # noqa: E402
 
+WARM_UP = 5  # steps
+
 
 def main() -> None:
     """Train until nobody asks for more: the checkpoint's sizes, with new weights."""
@@ -44,14 +46,19 @@ def main() -> None:
             sequence_length=settings["sequence_length"],
         ),
     )
-    classifier.fit(
-        np.array([text for text, _ in rows]),
-        np.array([labels.index(label) for _, label in rows]),
-        batch_size=settings["batch_size"],
-        epochs=settings["epochs"],
-        callbacks=[Timed(rounds)],
-        verbose=0,
-    )
+    texts = np.array([text for text, _ in rows])
+    numbers = np.array([labels.index(label) for _, label in rows])
+    size = settings["batch_size"]
+    # all batches are alike, so that a few are enough for a first round, which is not counted
+    for count, epochs in ((WARM_UP * size, 1), (len(rows), settings["epochs"])):
+        classifier.fit(
+            texts[:count],
+            numbers[:count],
+            batch_size=size,
+            epochs=epochs,
+            callbacks=[Timed(rounds)],
+            verbose=0,
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peak import matrix_products, share_of_peak
-from peers import in_turn, spread, started
+from peers import FAR_SLOWER, in_turn, spread, started
 from quality import OUT, PEER, checkpoint, cpus
 from texts import MAX_LENGTHS, ROWS, texts
 
@@ -28,9 +28,6 @@ TRAINERS = {
     "Trainer float32": {"precision": "float32", "compile": False},
     "Trainer bfloat16, torch.compile": {"precision": "bfloat16", "compile": True},
 }
-HOPELESS = 1.5
-"""Times the fastest Trainer's epoch that the first one of another may take, which does not compile,
-if it is to have a second one."""
 HUB_SETS = ("sst2", "clinc150")
 GOALS = {"Trainer": 1.5, "keras-hub": 4.0}
 
@@ -42,7 +39,8 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     if name in HUB_SETS:
         commands["keras-hub"] = keras_hub(name)
     commands |= matrix_products()
-    epochs = in_turn(commands, {"": ""}, rounds)[""]
+    _, counted = in_turn(commands, {"": ""}, rounds)
+    epochs = counted[""]
     for of in epochs:
         told = ", ".join(
             f"{tool} {ROWS / of[tool]['seconds']:.0f} rows/s" for tool in commands if tool in GOALS
@@ -59,13 +57,16 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 
 def fastest_trainer(name: str) -> str:
-    """Which of the Trainer's ways is fastest here, by the second epoch of each."""
+    """Which of the Trainer's ways is fastest here, by the second epoch of each.
+
+    One that compiles nothing, and is far slower in its first epoch, has no second one.
+    """
     seconds: dict[str, float] = {}
     for way, settings in TRAINERS.items():
         try:
             with started(way, trainer(name, **settings)) as peer:
                 first = peer.round()["seconds"]
-                most = HOPELESS * min(seconds.values(), default=math.inf)
+                most = FAR_SLOWER * min(seconds.values(), default=math.inf)
                 is_hopeless = not settings["compile"] and first > most
                 seconds[way] = first if is_hopeless else peer.round()["seconds"]
         except ChildProcessError as error:
