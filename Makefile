@@ -60,7 +60,8 @@ serve-check: .venv/test.done .venv/demo.done
 serve-fuzz: .venv/test.done .venv/demo.done
 	$(VENV)/python tests/serve_fuzz.py
 
-# bad and hostile files, each read as kbert reads it: about ten minutes, and 4 GB of disk for a while
+# bad and hostile files, each read as kbert reads it: about ten minutes, 5 GB of disk for a while,
+# and 10 GB of memory to make the largest
 hostile: .venv/test.done
 	$(VENV)/python tests/hostile.py
 

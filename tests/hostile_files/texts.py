@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
@@ -79,10 +80,14 @@ def parquet_bomb(size: int, compression: str) -> Callable[[Path], None]:
     """One text of so many bytes, which compress to nothing."""
 
     def spoil(folder: Path) -> None:
-        table = pa.table({"text": ["x" * size, "y"], "label": ["a", "b"]})
+        places = pa.py_buffer(np.array([0, size, size + 1], np.int32))
+        texts = pa.py_buffer(np.full(size + 1, ord("x"), np.uint8))
+        column = pa.StringArray.from_buffers(2, places, texts)
+        table = pa.table({"text": column, "label": ["a", "b"]})
         pa.parquet.write_table(
-            table, folder / "train.parquet", compression=compression, use_dictionary=False
-        )
+            table, folder / "train.parquet", compression=compression, use_dictionary=False,
+            write_statistics=False,  # which would hold the text once more
+        )  # fmt: skip
 
     return spoil
 
