@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +17,7 @@ from kbert.errors import NO_ROOM, InputError
 logger = logging.getLogger(__name__)
 
 SIGNALLED = 128  # and a signal's number: the status of what it has ended, as a shell has it
+AGAIN_SECONDS = 0.05  # until a signal that was lost is sent once more
 
 
 class Terminated(KeyboardInterrupt):
@@ -44,7 +47,7 @@ def finish(
     """
     goes_on = "; the same command goes on." if resumes else "."
     try:
-        with _signal_handled(signal.SIGTERM, _terminate):
+        with _signal_handled(signal.SIGTERM, _terminate), _none_lost():
             return work() or 0
     except (InputError, OSError) as error:
         problem = str(error)
@@ -87,6 +90,31 @@ def asked_to_stop() -> Iterator[list[int]]:
 
 def _terminate(number: int, frame: Any) -> None:
     raise Terminated
+
+
+@contextlib.contextmanager
+def _none_lost() -> Iterator[None]:
+    """Inside, a signal that comes where Python lets no exception out is sent once more.
+
+    What a finalizer or a weak reference calls may be interrupted, too; what it raises is told of
+    (`sys.unraisablehook`), and forgotten.
+    """
+    before = sys.unraisablehook
+
+    def hear(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            before(unraisable)
+            return
+        number = signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import time
 
 import pytest
 
@@ -39,3 +42,22 @@ def test_what_is_no_users_fault_is_raised() -> None:
         finish("name", work, debug=False)
     assert finish("name", lambda: None, debug=False) == 0
     assert finish("name", lambda: 1, debug=False) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_within_a_finalizer_is_not_lost(number: int, status: int, capsys) -> None:
+    """Python tells of what a finalizer raises, and forgets it."""
+    came = []
+
+    class Finalized:
+        def __del__(self) -> None:
+            came.append(True)
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # the handler runs here
+
+    def work() -> None:
+        Finalized()
+        time.sleep(10)
+
+    assert finish("name", work, debug=False, resumes=True) == status
+    assert came and capsys.readouterr().err == "stopped; the same command goes on.\n"
