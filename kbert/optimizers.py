@@ -27,7 +27,7 @@ EMBEDDINGS = (
 SMALL = 1_000_000
 """Weights of a model whose update takes less time than it takes to compile it."""
 PROGRAMS_A_CORE = 4
-"""XLA programs of an update; each reads and writes weights faster than one core can."""
+"""XLA programs of an update: on 2 cores, 8 to 32 were faster than 1, 4 or 74."""
 BLOCK = re.compile(r"transformer_layer_(\d+)")
 
 

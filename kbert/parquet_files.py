@@ -22,7 +22,7 @@ from typing import IO
 from kbert.shards import DataFile
 
 MAGIC = b"PAR1"
-LARGEST_FOOTER = 1 << 28  # bytes; ten thousand columns in a hundred row groups have a half
+LARGEST_FOOTER = 1 << 28  # bytes; ten thousand columns in 300 row groups have about that
 
 
 class DamagedFooter(Exception):
