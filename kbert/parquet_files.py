@@ -102,7 +102,10 @@ def _ask(question: bytes) -> dict[str, list] | str:
 def _started() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", str(Path(__file__).with_name("parquet_check.py"))]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    # an idle one ends while nobody asks: without this it would stay a zombie for the whole run
+    threading.Thread(target=process.wait, name="parquet_check", daemon=True).start()
+    return process
 
 
 def _end(process: subprocess.Popen[bytes]) -> str | None:

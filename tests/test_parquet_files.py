@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -75,6 +77,18 @@ def test_an_idle_process_has_ended(good: Path, monkeypatch: pytest.MonkeyPatch) 
     parquet_files._end_all()
     monkeypatch.setattr(parquet_files, "_process", idle)
     assert set(text_columns(good, ("text",))) == {"text"}
+    parquet_files._end_all()
+
+
+def test_no_zombie_is_left(good: Path) -> None:
+    """Of a process that ends by itself, while nobody asks."""
+    text_columns(good, ("text",))
+    process = psutil.Process(parquet_files._process.pid)
+    process.terminate()
+    until = time.monotonic() + 60
+    while process.is_running() and time.monotonic() < until:  # a zombie is running, to psutil
+        time.sleep(0.05)
+    assert not process.is_running()
     parquet_files._end_all()
 
 
