@@ -16,6 +16,7 @@ import sys
 
 import numpy as np
 
+sys.modules["sklearn"] = None  # transformers imports it where it is there: a second, for nothing
 try:
     import torch
     import transformers

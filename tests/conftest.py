@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import forked_scripts
 import hypothesis
 import pytest
 from materials import (
@@ -17,11 +20,28 @@ from materials import (
     write_tiny_csv,
 )
 
+from kbert import fresh_process
+
 # The same examples in every run, however slow the machine: `make fidelity` is for new ones.
 hypothesis.settings.register_profile("kbert", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("kbert")
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_checks():
+    """The scripts that check an export run in forks, but for tests with `own_processes`."""
+    fresh_process.subprocess = SimpleNamespace(run=forked_scripts.forked)
+    yield
+    fresh_process.subprocess = subprocess
+    forked_scripts.end()
+
+
+@pytest.fixture
+def own_processes(forked_checks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts that check an export start as they do outside tests."""
+    monkeypatch.setattr(fresh_process, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

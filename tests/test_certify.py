@@ -108,6 +108,7 @@ def test_other_ids_of_huggingface_are_an_error(certificate: Certificate) -> None
     assert wrong.problem() == "the ids of 1 of 32 probes differ, compared with HuggingFace"
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_without_torch_the_reason_is_written(
     exported_pairs, served: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

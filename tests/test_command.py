@@ -45,9 +45,14 @@ def test_what_is_no_users_fault_is_raised() -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_within_a_finalizer_is_not_lost(number: int, status: int, capsys) -> None:
+def test_a_signal_within_a_finalizer_is_not_lost(
+    number: int, status: int, capsys, request: pytest.FixtureRequest
+) -> None:
     """Python tells of what a finalizer raises, and forgets it."""
     came = []
+    # a shell's background jobs ignore Ctrl-C, and so would this process
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     class Finalized:
         def __del__(self) -> None:
