@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from pathlib import Path
@@ -21,12 +22,21 @@ from materials import (
 )
 
 from kbert import fresh_process
+from kbert.memory import released
 
 # The same examples in every run, however slow the machine: `make fidelity` is for new ones.
 hypothesis.settings.register_profile("kbert", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("kbert")
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def released_memory():
+    """What a file's tests leave behind is given back; what stays is not looked at again."""
+    with released():
+        yield
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
