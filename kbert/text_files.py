@@ -23,6 +23,7 @@ from __future__ import annotations
 import codecs
 import csv
 import dataclasses
+import gc
 import hashlib
 import io
 import itertools
@@ -634,7 +635,7 @@ def _json_records(source: Source) -> Iterator[JSONRecord]:
         if line.isspace():
             continue
         try:
-            record = json.loads(line.rstrip("\n"))
+            record = _json_value(line.rstrip("\n"))
         except (ValueError, RecursionError) as error:
             problem = getattr(error, "msg", str(error))
             at = f", character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
@@ -647,6 +648,21 @@ def _json_records(source: Source) -> Iterator[JSONRecord]:
                 "write one object a line."
             )
         yield number, len(line), record
+
+
+def _json_value(text: str) -> Any:
+    """What JSON holds, without a search for garbage meanwhile: there are no cycles in it.
+
+    Python searches for each 700 new lists or objects, and in all that it holds now and then: a line
+    of 330,000 empty lists took 0.37 s with TensorFlow imported, and takes 0.03.
+    """
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return json.loads(text)
+    finally:
+        if is_enabled:
+            gc.enable()
 
 
 def _json_column(source: Source, name: str, block: list[JSONRecord], start: int) -> pa.Array:

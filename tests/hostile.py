@@ -28,6 +28,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hostile_files.case import Case
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
@@ -104,6 +108,16 @@ def _line(outcome: Outcome) -> str:
     )
 
 
+def _is_good_data(case: Case) -> bool:
+    """Whether it is gigabytes of good rows."""
+    return case.is_large and case.is_read
+
+
+def _patience(case: Case) -> float:
+    """Seconds until its reader is killed."""
+    return PATIENCE if _is_good_data(case) else GRACE
+
+
 def _make_materials(work: Path) -> None:
     """The good folders that cases begin with: WORK/checkpoint, WORK/run, WORK/nothing."""
     from materials import write_tiny_checkpoint, write_tiny_csv
@@ -144,7 +158,8 @@ def _outcomes(work: Path, numbers: list[int]) -> Iterator[Outcome]:
         if left:
             number, reader = left.pop(0)
             found = "takes too long" if status == -signal.SIGKILL else f"dies ({status})"
-            yield Outcome(CASES[number].name, reader, found, "", GRACE, 0, holds=False)
+            seconds = _patience(CASES[number])
+            yield Outcome(CASES[number].name, reader, found, "", seconds, 0, holds=False)
 
 
 def _reports(child: subprocess.Popen[str]) -> Iterator[Outcome]:
@@ -227,7 +242,7 @@ def _copy(work: Path, start: str) -> Iterator[Path]:
         shutil.rmtree(place)
 
 
-def _outcome(work: Path, case, reader: str, tell) -> Outcome:
+def _outcome(work: Path, case: Case, reader: str, tell) -> Outcome:
     """Make a case and read it."""
     from hostile_files import CANARY, CASES, READERS
 
@@ -241,8 +256,7 @@ def _outcome(work: Path, case, reader: str, tell) -> Outcome:
         else:
             case.spoil(folder)
         before = _listing(folder)
-        is_good_data = case.is_large and case.is_read
-        print(PATIENCE if is_good_data else GRACE, file=tell, flush=True)
+        print(_patience(case), file=tell, flush=True)
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
         base, began, message = _memory("VmRSS"), time.perf_counter(), ""
         try:
@@ -259,7 +273,7 @@ def _outcome(work: Path, case, reader: str, tell) -> Outcome:
     if CANARY.exists():
         found = "it was RUN"
     is_right = found == ("read" if case.is_read else "refused")
-    if is_right and seconds > SECONDS and not is_good_data:
+    if is_right and seconds > SECONDS and not _is_good_data(case):
         found = "takes too long"
     if is_right and mebibytes > MEBIBYTES:
         found = "takes too much memory"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import tempfile
@@ -139,6 +140,20 @@ def test_jsonl_labels_read_as_json_writes_them(tmp_path):
     lines = [json.dumps({"text": "t", "label": value}) for value in values]
     path = write(tmp_path, "train.jsonl", "\n".join([*lines[:2], "", "  ", *lines[2:]]))
     assert [label for _, label in rows(path, label="label")] == ["x", "1", "true", str(-(10**20))]
+
+
+def test_jsonl_lists_are_no_garbage(tmp_path):
+    """Python would search for it for each 700 lists."""
+    many = json.dumps({"text": "a", "label": "x", "other": [[]] * 100_000})
+    path = write(tmp_path, "train.jsonl", f"{many}\n" * 3)
+    searches = []
+    gc.callbacks.append(lambda phase, _: searches.append(phase))
+    try:
+        assert rows(path, label="label") == [("a", "x")] * 3
+    finally:
+        gc.callbacks.pop()
+    assert len(searches) < 100
+    assert gc.isenabled()
 
 
 def test_jsonl_line_separators_within_texts(tmp_path):

@@ -152,7 +152,7 @@ _cases = (
     Case("jsonl: 400 texts of 7 MB",
          rows_of("train.jsonl", '{"text": "' + "x" * 7_000_000 + '", "label": "N"}\n', 400, ""),
          ROWS, is_read=True, is_large=True),
-    Case("jsonl: 4,000 lines of 1 MB of empty lists",
+    Case("jsonl: 400 lines of 1 MB of empty lists",
          rows_of("train.jsonl", '{"text": "a", "label": "N", "other": [' + "[]," * 330_000
                  + "[]]}\n", 400, ""), ROWS, is_read=True, is_large=True),
     Case("jsonl: NUL bytes", write("train.jsonl", '{"text": "a\\u0000b", "label": "x"}\n' * 9),
