@@ -32,8 +32,17 @@ SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def released_memory():
-    """What a file's tests leave behind is given back; what stays is not looked at again."""
+def released_by_file():
+    """What the fixtures of a file leave behind is given back."""
+    with released():
+        yield
+        gc.unfreeze()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def released_by_test(released_by_file: None):
+    """What a test leaves behind is given back; what stays is not looked at again in the file."""
     with released():
         yield
     gc.freeze()
