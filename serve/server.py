@@ -292,15 +292,25 @@ def _set_up_logging() -> None:
 
 
 def _stop_on_signals() -> threading.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once.
+
+    A thread sets it: a signal that comes while the main thread holds the event's own lock, on its
+    way to wait for it, would wait for that lock for ever.
+    """
     should_stop = threading.Event()
     numbers = (signal.SIGTERM, signal.SIGINT)
+    hears, tells = os.pipe()
 
     def stop(*_: object) -> None:
-        should_stop.set()
+        os.write(tells, b"!")
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
+    def hear() -> None:
+        os.read(hears, 1)
+        should_stop.set()
+
+    threading.Thread(target=hear, name="signals", daemon=True).start()
     for number in numbers:
         signal.signal(number, stop)
     return should_stop

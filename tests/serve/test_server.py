@@ -375,6 +375,20 @@ def test_the_command(
         assert re.match(r"INFO serve\.|serve\.server: --flush_filesystem_caches is acc", line), line
 
 
+def test_a_signal_on_the_way_to_wait_for_it():
+    """Where the event is locked already: Python's own lock, by its private name."""
+    code = """
+import os, signal
+from serve.server import _stop_on_signals
+should_stop = _stop_on_signals()
+with should_stop._cond:
+    os.kill(os.getpid(), signal.SIGTERM)
+should_stop.wait()
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=ROOT, timeout=60).returncode == 0
+
+
 def test_kill_and_a_second_sigterm(
     start, publish, gate: Path, folders: list[Path], tmp_path: Path, wait_until,
     unused_port: Callable[[], int],
