@@ -16,7 +16,7 @@ from materials import VOCABULARY
 from safetensors.numpy import save_file
 
 from hostile_files.case import CANARY, RUN, TERA, Case
-from hostile_files.spoilers import changed, cut, deep, grown, linked, piped, write
+from hostile_files.spoilers import changed, cut, deep, grown, later, linked, piped, write
 from hostile_files.texts import endless
 from hostile_files.weights import EVIL, header_of, raw_safetensors, tensors_of
 
@@ -184,8 +184,8 @@ run_cases = [
     Case("metrics.json: 200,000 levels", write("metrics.json", deep()), ALL, RUN),
     Case("metrics.json: 10 TB", grown("metrics.json", 10 * TERA), ALL, RUN),
     Case("metrics.json: 300 MB of empty lists",
-         write("metrics.json", '{"train": {}, "x": [' + "[]," * 100_000_000 + "0]}"), ALL, RUN,
-         is_large=True),
+         later(lambda: write("metrics.json", '{"train": {}, "x": [' + "[]," * 100_000_000 + "0]}")),
+         ALL, RUN, is_large=True),
     Case("metrics.json: a pipe", piped("metrics.json"), ALL, RUN),
     *(
         Case(f"metrics.json: {'.'.join(map(str, keys))} {json.dumps(value)}",
@@ -218,8 +218,8 @@ run_cases = [
     Case("learned.json: 200,000 levels", write("learned.json", deep()), ("evaluate",), RUN),
     Case("learned.json: 10 TB", grown("learned.json", 10 * TERA), ("evaluate",), RUN),
     Case("learned.json: 10**6 labels",
-         changed("learned.json", labels=[str(n) for n in range(10**6)], label_counts=[1] * 10**6),
-         ("evaluate",), RUN),
+         later(lambda: changed("learned.json", labels=[str(n) for n in range(10**6)],
+                               label_counts=[1] * 10**6)), ("evaluate",), RUN),
     Case("analysis.json: a list", write("analysis.json", "[]"), ("report",), RUN),
     Case("analysis.json: 200,000 levels", write("analysis.json", deep()), ("report",), RUN),
     Case("analysis.json: mistakes of wrong types", changed("analysis.json", mistakes=[1]),

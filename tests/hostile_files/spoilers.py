@@ -83,6 +83,15 @@ def changed(name: str, **values: Any) -> Callable[[Path], None]:
     return spoil
 
 
+def later(spoiler: Callable[[], Callable[[Path], Any]]) -> Callable[[Path], None]:
+    """One whose content is large, and made only for its file."""
+
+    def spoil(folder: Path) -> None:
+        spoiler()(folder)
+
+    return spoil
+
+
 def both(*spoilers: Callable[[Path], Any]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         for of in spoilers:

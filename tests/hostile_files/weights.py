@@ -17,7 +17,18 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from hostile_files.case import CANARY, TERA, Case
-from hostile_files.spoilers import both, changed, cut, deep, flip, grown, linked, piped, write
+from hostile_files.spoilers import (
+    both,
+    changed,
+    cut,
+    deep,
+    flip,
+    grown,
+    later,
+    linked,
+    piped,
+    write,
+)
 
 
 def raw_safetensors(header: bytes, size: int = 0, length: int | None = None) -> Callable:
@@ -350,7 +361,8 @@ weights = [
     Case("torch: a flipped bit of a number", both(torch_weights, flip("pytorch_model.bin", 9000)),
          WEIGHTS),
     Case("torch: a zip bomb of 3 GB",
-         torch_bin(b"\0" * (3 << 30), compression=zipfile.ZIP_DEFLATED), WEIGHTS, is_large=True),
+         later(lambda: torch_bin(b"\0" * (3 << 30), compression=zipfile.ZIP_DEFLATED)), WEIGHTS,
+         is_large=True),
     Case("torch: 3 million opcodes", torch_bin(b"\x80\x02]" + b"]a" * 1_500_000 + b"."), WEIGHTS),
     Case("torch: 300,000 values below 300,000 tuples",
          torch_bin(b"\x80\x02" + b"K\x01" * 300_000 + b"(t" * 300_000 + b"."), WEIGHTS),
@@ -375,8 +387,8 @@ weights = [
          both(index(), write("model.safetensors.index.json", deep())), WEIGHTS),
     Case("index: 10 TB", both(index(), grown("model.safetensors.index.json", 10 * TERA)), WEIGHTS),
     Case("index: a million shards",
-         index(**{f"t{number}": f"{number}.safetensors" for number in range(1_000_000)}), WEIGHTS,
-         is_large=True),
+         later(lambda: index(**{f"t{number}": f"{number}.safetensors" for number in range(10**6)})),
+         WEIGHTS, is_large=True),
     Case("symlink: weights out of the folder", linked("model.safetensors", "/etc/passwd"), WEIGHTS),
     Case("symlink: weights to /dev/zero", linked("model.safetensors", "/dev/zero"), WEIGHTS),
     Case("symlink: config.json out of the folder", linked("config.json", "/etc/passwd"), WEIGHTS),
