@@ -16,7 +16,8 @@ import sys
 
 import numpy as np
 
-sys.modules["sklearn"] = None  # transformers imports it where it is there: a second, for nothing
+# transformers imports it where it is there: most of a second, for nothing
+sys.modules["sklearn"] = None  # pyright: ignore[reportArgumentType]
 try:
     import torch
     import transformers
