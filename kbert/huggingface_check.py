@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-# transformers imports it where it is there: most of a second, for nothing
+# transformers imports scikit-learn where it is installed: most of a second, for nothing
 sys.modules["sklearn"] = None  # pyright: ignore[reportArgumentType]
 try:
     import torch

@@ -15,23 +15,15 @@ import sys
 import tempfile
 import threading
 import traceback
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-# what the modules of a script import when they are first asked for it
-LAZY = {
-    "huggingface_check.py": """
-import transformers
-transformers.BertTokenizerFast, transformers.BertForSequenceClassification
-""",
-    "session_check.py": "",
-}
+# what transformers imports when it is first asked for it
+LAZY = ("BertTokenizerFast", "BertForSequenceClassification")
 _lock = threading.Lock()
 _processes: dict[str, tuple[subprocess.Popen[str], threading.Lock]] = {}
 
 
-def forked(command: list[str], **options: Any) -> SimpleNamespace:
+def forked(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     """Like `subprocess.run` for [python, "-P", script, argument, ...]; stderr is what it wrote."""
     python, _, script, *arguments = command
     if python != sys.executable:
@@ -50,7 +42,7 @@ def forked(command: list[str], **options: Any) -> SimpleNamespace:
         print(json.dumps(question), file=process.stdin, flush=True)
         returncode = int(process.stdout.readline())
         stderr = errors.read().decode("utf-8", "replace")
-    return SimpleNamespace(returncode=returncode, stdout="", stderr=stderr)
+    return subprocess.CompletedProcess(command, returncode, "", stderr)
 
 
 def end() -> None:
@@ -63,8 +55,10 @@ def end() -> None:
 def main(script: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    runpy.run_path(script, run_name="imported")
-    exec(LAZY[Path(script).name], {})
+    imported = runpy.run_path(script, run_name="imported")
+    if "transformers" in imported:
+        for name in LAZY:
+            getattr(imported["transformers"], name)
     for line in sys.stdin:
         if child := os.fork():
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
