@@ -35,6 +35,7 @@ PEERS = {
 }
 """By what, in which type."""
 TORCH = ("torch float32", "torch bfloat16")
+WARM_UP = {"batch 1": 200, "batch 32": 20}  # batches of the first round, which is not counted
 GOAL = 1.2
 SAME = 1e-3  # of logits, in float32
 
@@ -46,7 +47,10 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     commands = {tool: kbert(name, folder) for tool, folder in saved_models.items()}
     commands |= {of: peer(name, weights, *how) for of, how in PEERS.items()}
     commands |= matrix_products()
-    work = {of: json.dumps(told) for of, told in WORK.items()}
+    work = {
+        of: (json.dumps({**told, "batches": WARM_UP[of]}), json.dumps(told))
+        for of, told in WORK.items()
+    }
     first, found = in_turn(commands, work, rounds, rivals=TORCH)
     compare(first["batch 1"])
     measured: dict[str, Any] = {}

@@ -58,7 +58,7 @@ def log_of(name: str) -> Path:
 
 def in_turn(
     commands: dict[str, list[str]],
-    work: dict[str, str],
+    work: dict[str, tuple[str, str]],
     rounds: int,
     *,
     rivals: Sequence[str] = (),
@@ -69,7 +69,7 @@ def in_turn(
 
     Args:
         commands: What to start, by name.
-        work: What all are told to do in a round, by name of the work.
+        work: What all are told to do in the first round and in each other, by name of the work.
         rounds: As many of each work.
         rivals: Some that are the same tool in several ways, of which the fastest is compared: one
             that is `FAR_SLOWER` than another in the first round has no other rounds.
@@ -81,9 +81,9 @@ def in_turn(
     found: dict[str, list[Round]] = {}
     with ExitStack() as stack:
         everybody = [stack.enter_context(started(*of)) for of in commands.items()]
-        for name, told in work.items():
+        for name, (warm_up, told) in work.items():
             # traces, compiles, and finds its memory
-            first[name] = {peer.name: peer.round(told) for peer in everybody}
+            first[name] = {peer.name: peer.round(warm_up) for peer in everybody}
             seconds = {of: first[name][of]["seconds"] for of in rivals}
             most = FAR_SLOWER * min(seconds.values(), default=0.0)
             peers = [peer for peer in everybody if seconds.get(peer.name, 0.0) <= most]

@@ -15,11 +15,11 @@ MAX_LENGTHS = {"sst2": 64, "clinc150": 64, "spamassassin": 128}
 
 
 @functools.cache
-def texts(name: str) -> Path:
-    """`ROWS` rows of its training data, evenly spaced, as texts and labels."""
-    path = OUT / f"bench-{name}-{ROWS}.jsonl"
+def texts(name: str, count: int = ROWS) -> Path:
+    """So many rows of its training data, evenly spaced, as texts and labels."""
+    path = OUT / f"bench-{name}-{count}.jsonl"
     rows = list(READERS[name](DATA / name))
-    kept = [rows[row * len(rows) // ROWS] for row in range(ROWS)]
+    kept = [rows[row * len(rows) // count] for row in range(count)]
     lines = [json.dumps({"text": text, "label": label}) for text, label in kept]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
