@@ -62,6 +62,8 @@ LEFT_OUT = (
     "export.warmup",
     "export.huggingface",
 )
+KINDS_OF_FOLDERS = ("checkpoint", "huggingface", "model")
+"""Names that say what is in a folder, and not which: the folder above is told with them."""
 GIT_SECONDS = 10
 
 
@@ -285,11 +287,16 @@ def _checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _name_and_revision(folder: Path) -> tuple[str, str | None]:
-    """The hub's id and commit where the folder is one of its cache, else the folder's name."""
+    """The hub's id and commit where the folder is one of its cache, else the folder's name.
+
+    Of a folder that is called "model" and the like, the name of the one above stands before it.
+    """
     folder = folder.resolve()  # models--ORGANISATION--NAME/snapshots/COMMIT
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.removeprefix("models--").replace("--", "/"), folder.name
+    if folder.name in KINDS_OF_FOLDERS:
+        return f"{folder.parent.name}/{folder.name}", None
     return folder.name, None
 
 

@@ -21,6 +21,7 @@ from kbert.config import differences, parse
 from kbert.errors import InputError
 from kbert.lineage import (
     CHECKPOINT_FILES,
+    KINDS_OF_FOLDERS,
     LEFT_OUT,
     LINEAGE_PLACE,
     data_digests,
@@ -232,6 +233,16 @@ def test_of_the_hub_it_tells_id_and_commit(make, tiny_checkpoint: Path, tmp_path
     by_id = make("--model.checkpoint", "google/bert_tiny", "--model.revision", "v1",
                  checkpoint=copy)  # fmt: skip
     assert hashes(by_id) == hashes(found) == hashes(make())
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FOLDERS)
+def test_of_a_folder_that_is_called_as_its_kind_it_tells_which(
+    kind: str, make, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "mail" / kind))
+    found = make(checkpoint=copy)
+    assert found["checkpoint"]["name"] == f"mail/{kind}"
+    assert hashes(found) == hashes(make())  # a name changes nothing in a model
 
 
 def test_all_that_a_tokenizer_is_read_from() -> None:
