@@ -42,7 +42,7 @@ SAME = 1e-3  # of logits, in float32
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Answers of kbert, ONNX Runtime and torch to the texts of one data set."""
-    saved_models = exports_of(name)
+    saved_models = exports_of(name, OURS)
     weights = weights_of(saved_models["kbert"], name)
     commands = {tool: kbert(name, folder) for tool, folder in saved_models.items()}
     commands |= {of: peer(name, weights, *how) for of, how in PEERS.items()}
@@ -95,10 +95,10 @@ def compare(said: dict[str, dict[str, Any]]) -> None:
             raise SystemExit(f"bench: {tool} answers otherwise, by {difference}.")
 
 
-def exports_of(name: str) -> dict[str, Path]:
-    """The SavedModels of one epoch's training, in each precision."""
+def exports_of(name: str, precisions: dict[str, str]) -> dict[str, Path]:
+    """The SavedModels of one epoch's training, in each precision, by the same names."""
     exports: dict[str, Path] = {}
-    for tool, precision in OURS.items():
+    for tool, precision in precisions.items():
         run = OUT / f"bench-run-{name}-{precision}"
         shutil.rmtree(run, ignore_errors=True)
         if exports:  # what is trained goes on with another export

@@ -1,8 +1,8 @@
-"""Where the time of a training step goes: `python benchmarks/speed/where_time_goes.py sst2`.
+"""Where a step's time goes: `python benchmarks/speed/where_time_goes.py training sst2`, or answers.
 
-An epoch of kbert's own part of `make bench` after two others, under TensorFlow's profiler: the
-time of each kind of operation, without what runs within it, added up over all threads, in
-milliseconds a step.
+A round of kbert's own part of `make bench` after two others, under TensorFlow's profiler: the time
+of each kind of operation, without what runs within it, added up over all threads, in milliseconds
+a training step or a request.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from serve.startup import import_tensorflow_quietly  # noqa: E402
 
 import_tensorflow_quietly()
 
+import infer_kbert  # noqa: E402
+import inference  # noqa: E402
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import training  # noqa: E402
 from quality import OUT  # noqa: E402
-from texts import MAX_LENGTHS  # noqa: E402
+from rounds import read  # noqa: E402
+from texts import MAX_LENGTHS, texts  # noqa: E402
 
 from kbert.config import parse  # noqa: E402
 from kbert.experiment import Materials  # noqa: E402
 from kbert.run import begin_threads, with_fastest_step  # noqa: E402
 
-WARM_UP = 2  # epochs
+WARM_UP = 2  # rounds
 MOST = 25  # kinds of operations that are told
 
 
@@ -64,28 +67,69 @@ class Profiled(keras.callbacks.Callback):
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=("training", "answers"))
     parser.add_argument("set", choices=tuple(MAX_LENGTHS))
+    parser.add_argument(
+        "--precision",
+        choices=tuple(inference.OURS.values()),
+        default="float32",
+        help="of the answering export (default: float32)",
+    )
+    parser.add_argument(
+        "--batch", type=int, choices=(1, 32), default=32, help="texts that it answers at once"
+    )
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    config = parse(training.kbert(options.set)[2:])
+    with tempfile.TemporaryDirectory() as folder:
+        if options.part == "training":
+            said, seconds, steps = profile_training(options.set, folder)
+        else:
+            said, seconds, steps = profile_answers(
+                options.set, folder, precision=options.precision, batch_size=options.batch
+            )
+        spent = time_by_operation(Path(folder))
+    whole = sum(spent.values())
+    print(
+        f"{options.set}, {said}: {1000 * seconds / steps:.1f} ms a step, "
+        f"{whole / steps:.1f} of all threads' operations"
+    )
+    for kind, milliseconds in spent.most_common(MOST):
+        print(f"  {milliseconds / steps:8.2f}  {milliseconds / whole:6.1%}  {kind}")
+
+
+def profile_training(name: str, folder: str) -> tuple[str, float, int]:
+    """How an epoch trains, its seconds and its steps."""
+    config = parse(training.kbert(name)[2:])
     tf.config.experimental.enable_op_determinism()  # as kbert.run.run
     begin_threads(config)
     materials = Materials(config)
     config = with_fastest_step(config, materials.experiment(config))
     experiment = materials.experiment(config)
-    with tempfile.TemporaryDirectory() as folder:
-        profiled = Profiled(folder)
-        with contextlib.suppress(KeyboardInterrupt):
-            experiment.train(experiment.new_model(), folder=None, callbacks=[profiled])
-        spent = time_by_operation(Path(folder))
-    whole = sum(spent.values())
-    print(
-        f"{options.set}, {config.train.precision}, {config.train.compile}: "
-        f"{1000 * profiled.seconds / profiled.steps:.1f} ms a step, "
-        f"{whole / profiled.steps:.1f} of all threads' operations"
-    )
-    for kind, milliseconds in spent.most_common(MOST):
-        print(f"  {milliseconds / profiled.steps:8.2f}  {milliseconds / whole:6.1%}  {kind}")
+    profiled = Profiled(folder)
+    with contextlib.suppress(KeyboardInterrupt):
+        experiment.train(experiment.new_model(), folder=None, callbacks=[profiled])
+    said = f"{config.train.precision}, {config.train.compile}"
+    return said, profiled.seconds, profiled.steps
+
+
+def profile_answers(
+    name: str, folder: str, *, precision: str, batch_size: int
+) -> tuple[str, float, int]:
+    """How an export answers, its seconds and its requests."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)  # as infer_kbert.py
+    answer = infer_kbert.served(str(inference.exports_of(name, {"kbert": precision})["kbert"]))
+    (work,) = [of for of in inference.WORK.values() if of["batch_size"] == batch_size]
+    rows = [text for text, _ in read(str(texts(name)))]
+    batches = [rows[batch_size * at : batch_size * (at + 1)] for at in range(work["batches"])]
+    for round in range(WARM_UP + 1):
+        if round == WARM_UP:
+            tf.profiler.experimental.start(folder)
+        began = time.perf_counter()
+        for batch in batches:
+            answer(batch)
+        seconds = time.perf_counter() - began
+    tf.profiler.experimental.stop()
+    return f"{precision}, batches of {batch_size}", seconds, len(batches)
 
 
 def time_by_operation(folder: Path) -> collections.Counter[str]:
