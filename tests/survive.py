@@ -35,6 +35,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from serve.startup import import_tensorflow_quietly  # noqa: E402
+
 SAVES = 30.0  # seconds that SIGTERM may take
 ROWS = 800
 WORDS = ("good", "bad", "cat", "dog", "sat", "ran", "the", "a", ".")
@@ -275,6 +277,7 @@ def differences(whole: Path, folder: Path) -> list[str]:
 
 def points(folder: Path) -> list[tuple[tuple[str, int], int]]:
     """Tag and step of each scalar, and how often it is there."""
+    import_tensorflow_quietly()  # the loader would, aloud
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     counts: dict[tuple[str, int], int] = {}
