@@ -382,6 +382,8 @@ class Attention(keras.layers.MultiHeadAttention):
 
     int8: Bounds = {}
     """Of the products that are computed in 8 bits, see `projection`."""
+    adds_in_bfloat16 = False
+    """Whether biases are in bfloat16, see `kbert.quantization.add_in_bfloat16`."""
 
     def _build_attention(self, rank):
         self._dropout_layer = Dropout(self._dropout, dtype=self.dtype_policy, name="dropout")

@@ -213,17 +213,18 @@ def projection(
     """What dense layers make of the same inputs, side by side: inputs @ kernels + biases.
 
     In the type that the layer's policy says; in 8 bits where the layer has bounds of that name in
-    its `int8`.
+    its `int8`; with the biases in bfloat16 where it `adds_in_bfloat16`.
 
     Args:
         inputs: (rows, inner).
         layer: Whose product it is.
         name: The product's.
         parts: The dense layers; either all of them have additions of LoRA, or none has.
-        gelu: Whether the exact GELU of it is wanted where it is in 8 bits.
+        gelu: Whether the exact GELU follows: in 8 bits it is part of the product, and of sums in
+            bfloat16 it is to be taken in bfloat16.
 
     Returns:
-        (rows, columns of all parts).
+        (rows, columns of all parts); in bfloat16 where that is to meet the GELU.
     """
 
     def kernels() -> tf.Tensor:
@@ -237,6 +238,11 @@ def projection(
             return parts[0].bias
         return tf.concat([tf.reshape(part.bias, (-1,)) for part in parts], 0)
 
+    if layer.adds_in_bfloat16:
+        kernel = operand(layer, name, kernels)
+        bias = made_once(layer, f"{name} half bias", lambda: tf.cast(biases(), tf.bfloat16))
+        sums = tf.nn.bias_add(tf.matmul(tf.cast(inputs, tf.bfloat16), kernel), bias)
+        return sums if gelu else tf.cast(sums, tf.float32)
     bias = made_once(layer, f"{name} bias", biases)
     bounds = getattr(layer, "int8", {}).get(name)
     if bounds is not None:
@@ -266,8 +272,10 @@ class Dense(keras.layers.Dense):
 
     int8: Bounds = {}
     """{"kernel": bounds} for a product in 8 bits, see `projection`."""
+    adds_in_bfloat16 = False
+    """Whether biases are in bfloat16, see `kbert.quantization.add_in_bfloat16`."""
     has_gelu = False
-    """Whether the activation is the exact GELU, which products in 8 bits have with them."""
+    """Whether the activation is the exact GELU, which some products have with them."""
 
     def call(self, inputs, training=None):
         shape = tf.shape(inputs)

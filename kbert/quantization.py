@@ -1,4 +1,4 @@
-"""Have the encoder of a model compute its products with weights in 8 bits."""
+"""Have the encoder of a model that answers compute its products with weights in fewer bits."""
 
 from __future__ import annotations
 
@@ -42,6 +42,24 @@ def quantize(model: keras.Model, task: Task, split: EncodedSplit) -> None:
         for inputs, *_ in evaluation_batches(split.take(rows), task, batch_size=32):
             model(inputs, training=False)
     set_bounds(encoder, observed)
+
+
+def add_in_bfloat16(model: keras.Model) -> None:
+    """Have every block add the biases of its products in bfloat16, and take its GELU so.
+
+    oneDNN's kernel then does all of it with the product, before it rounds the sums to bfloat16:
+    as good as rounding the products alone (each result is rounded once), and neither they nor the
+    widest states of a block are written in float32. TensorFlow's remapper puts the operations
+    together; where it does not, they are the same ones in bfloat16.
+
+    Args:
+        model: Its products are in bfloat16 (`BFloat16Products`), and it is not trained any more;
+            what was traced of it before does not change.
+    """
+    for block in transformer_blocks(encoders_of(model)[0]):
+        for layer in block.projecting_layers:
+            layer.adds_in_bfloat16 = True
+            layer.autocast = False  # Keras would give float32 to what follows the GELU
 
 
 def set_bounds(encoder: keras.Model, observed: Mapping[tuple[int, str], np.ndarray]) -> None:

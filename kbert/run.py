@@ -44,7 +44,7 @@ from kbert.kernel_threads import cores, parts_of_rows, use_one_thread_a_kernel
 from kbert.learned import write_learned
 from kbert.lineage import lineage
 from kbert.monitor import end_trial, start_trial
-from kbert.quantization import quantize
+from kbert.quantization import add_in_bfloat16, quantize
 from kbert.report import write_report
 from kbert.retraining import retrain, train_watched
 from kbert.saving import save_checkpoint
@@ -562,6 +562,8 @@ def _reduced(
     model = experiment.model_in(EXPORTED_IN[precision], exact)
     if precision == "int8":
         quantize(model, task, experiment.splits["train"])
+    else:
+        add_in_bfloat16(model)
     figures: dict[str, dict[str, float]] = {}
     for name in [*measured][-1:]:  # the test split, else the validation split
         split = experiment.splits[name]
