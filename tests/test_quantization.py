@@ -1,4 +1,4 @@
-"""Biases and GELU in bfloat16: what it costs in accuracy, and that they are one with the product."""
+"""Biases and GELU in bfloat16: what they cost in accuracy, and that a product has them with it."""
 
 from __future__ import annotations
 
