@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kbert import losses
+from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder
 from kbert.heads import build_model
 from kbert.huggingface import HEADS as HF_HEADS
@@ -20,6 +21,17 @@ TOLERANCE = 1e-5
 
 GRADIENT_TOLERANCE = 1e-4
 """Largest difference allowed between gradients of a tensor, over its largest gradient."""
+
+ODD_CONFIG = EncoderConfig(
+    vocabulary_size=31,
+    hidden_dim=20,
+    num_layers=2,
+    num_heads=4,
+    intermediate_dim=37,
+    initializer_range=0.3,
+    max_sequence_length=13,
+)
+"""Sizes that are no multiples of what kernels compute at once."""
 
 
 def largest_difference(ours: Any, reference: Any) -> float:

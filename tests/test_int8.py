@@ -11,23 +11,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import random_inputs
+from parity import ODD_CONFIG, random_inputs
 
-from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder, computed_by_length, transformer_blocks
 from kbert.int8 import is_supported, product8, rounded, rounded_columns
 from kbert.precision import Dense, kept_operands, observed_inputs
 from kbert.quantization import set_bounds
 
-CONFIG = EncoderConfig(
-    vocabulary_size=31,
-    hidden_dim=20,
-    num_layers=2,
-    num_heads=4,
-    intermediate_dim=37,
-    initializer_range=0.3,
-    max_sequence_length=13,
-)
 INPUTS = random_inputs(31)  # (5, 11)
 
 assert is_supported(), "int8 is for x86"
@@ -75,7 +65,7 @@ def test_a_column_of_zeros_stays_one() -> None:
 def quantized(activation: str) -> tuple[keras.Model, dict]:
     """An encoder in 8 bits, and what it answered before."""
     keras.utils.set_random_seed(3)
-    encoder = build_encoder(dataclasses.replace(CONFIG, activation=activation))
+    encoder = build_encoder(dataclasses.replace(ODD_CONFIG, activation=activation))
     before = encoder(INPUTS)
     with observed_inputs() as observed:
         encoder(INPUTS)
@@ -138,7 +128,7 @@ def test_a_column_that_is_much_larger_costs_the_others_nothing() -> None:
 
 def test_a_column_that_was_0_and_a_layer_of_zeros() -> None:
     keras.utils.set_random_seed(3)
-    encoder = build_encoder(CONFIG)
+    encoder = build_encoder(ODD_CONFIG)
     with observed_inputs() as observed:
         encoder(INPUTS)
     first, *others = observed
@@ -152,7 +142,7 @@ def test_a_column_that_was_0_and_a_layer_of_zeros() -> None:
 def test_what_no_row_passed_through_is_no_bound() -> None:
     keras.utils.set_random_seed(3)
     with pytest.raises(ValueError, match="no row passed through transformer_layer_0"):
-        set_bounds(build_encoder(CONFIG), {})
+        set_bounds(build_encoder(ODD_CONFIG), {})
 
 
 def test_the_public_op_still_answers_wrongly() -> None:

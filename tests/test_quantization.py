@@ -8,29 +8,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from parity import random_inputs
+from parity import ODD_CONFIG, random_inputs
 from tensorflow.python.eager import context
 
-from kbert.config import EncoderConfig
 from kbert.encoder import build_encoder, computed_by_length
 from kbert.precision import BFloat16Products, kept_operands
 from kbert.quantization import add_in_bfloat16
 
-CONFIG = EncoderConfig(
-    vocabulary_size=31,
-    hidden_dim=20,
-    num_layers=2,
-    num_heads=4,
-    intermediate_dim=37,
-    initializer_range=0.3,
-    max_sequence_length=13,
-)
 INPUTS = random_inputs(31)  # (5, 11)
 
 
 def encoders(activation: str) -> tuple[keras.Model, keras.Model, keras.Model]:
     """The same encoder in float32, with products in bfloat16, and with sums in it."""
-    config = dataclasses.replace(CONFIG, activation=activation)
+    config = dataclasses.replace(ODD_CONFIG, activation=activation)
     keras.utils.set_random_seed(3)
     exact = build_encoder(config)
     for variable in exact.variables:  # biases are 0 at first
@@ -80,5 +70,5 @@ def test_tensorflow_puts_product_bias_and_gelu_together() -> None:
     fused = [
         tuple(node.attr["fused_ops"].list.s) for node in nodes if node.op.endswith("FusedMatMul")
     ]
-    assert fused.count((b"BiasAdd", b"GeluExact")) == CONFIG.num_layers
+    assert fused.count((b"BiasAdd", b"GeluExact")) == ODD_CONFIG.num_layers
     assert not [node.name for node in nodes if node.op == "Erf"]
